@@ -1,0 +1,1 @@
+"""qsmprep: quantitative susceptibility mapping as a BIDS App."""

@@ -1,0 +1,1 @@
+"""Physics and algorithms on arrays: no files, no Nipype, no global state."""

@@ -1,0 +1,142 @@
+"""The parameters of every method, with units, defaults and limits.
+
+Light on purpose: the command line reads this module without importing numpy or torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qsmprep.core.registry import parameter
+
+# --- phase unwrapping ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RomeoParams:
+    """Parameters of path-following unwrapping with ROMEO's weights."""
+
+    individual: bool = parameter(False, "unwrap every echo by itself instead of following the template echo")
+    template_echo: int = parameter(1, "echo unwrapped in space, from 1 on", low=1)
+
+
+@dataclass(frozen=True)
+class LaplacianUnwrapParams:
+    """Parameters of Laplacian unwrapping."""
+
+
+@dataclass(frozen=True)
+class BestPathParams:
+    """Parameters of best-path unwrapping (scikit-image)."""
+
+
+# --- echo combination ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WeightedParams:
+    """Parameters of the weighted combination of unwrapped echoes."""
+
+
+@dataclass(frozen=True)
+class NonlinearParams:
+    """Parameters of the nonlinear complex fit."""
+
+    max_iter: int = parameter(30, "Gauss-Newton iterations", low=1)
+    tolerance: float = parameter(1e-4, "stop when the step falls below this", unit="rad", low=0.0)
+
+
+# --- masks --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BetParams:
+    """Parameters of brain extraction by a deformable surface."""
+
+    fraction: float = parameter(0.5, "fractional intensity threshold; smaller gives a larger brain", low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
+class QualityMaskParams:
+    """Parameters of the phase-quality mask."""
+
+    threshold: float = parameter(0.0, "quality threshold; 0 chooses it by Otsu's method", low=0.0, high=1.0)
+
+
+# --- background field removal -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class VSharpParams:
+    """Parameters of V-SHARP."""
+
+    radius_max_mm: float = parameter(12.0, "largest kernel radius", unit="mm", low=0.5)
+    radius_min_mm: float = parameter(1.0, "smallest kernel radius (never below one voxel)", unit="mm", low=0.1)
+    radius_step_mm: float = parameter(1.0, "step between radii (never below one voxel)", unit="mm", low=0.1)
+    threshold: float = parameter(0.05, "truncation of the deconvolution kernel", low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
+class ResharpParams:
+    """Parameters of RESHARP."""
+
+    radius_mm: float = parameter(6.0, "kernel radius", unit="mm", low=0.5)
+    tikhonov: float = parameter(1e-4, "weight of the Tikhonov term", low=0.0)
+    tolerance: float = parameter(1e-6, "relative residual at which conjugate gradients stop", low=0.0)
+    max_iter: int = parameter(30, "conjugate gradient iterations", low=1)
+
+
+@dataclass(frozen=True)
+class PdfParams:
+    """Parameters of projection onto dipole fields."""
+
+    tolerance: float = parameter(1e-5, "relative residual at which conjugate gradients stop", low=0.0)
+    max_iter: int = parameter(60, "conjugate gradient iterations", low=1)
+
+
+# --- dipole inversion ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TkdParams:
+    """Parameters of thresholded k-space division."""
+
+    threshold: float = parameter(0.15, "kernel magnitude below which it is truncated", low=1e-3, high=0.66)
+    correct_bias: bool = parameter(False, "divide by the mean of the effective transfer function")
+
+
+@dataclass(frozen=True)
+class L2Params:
+    """Parameters of the closed-form inversion with a quadratic gradient penalty."""
+
+    weight: float = parameter(0.03, "weight of the squared gradient, relative to a 1 mm grid", low=0.0)
+
+
+@dataclass(frozen=True)
+class TvParams:
+    """Parameters of total-variation inversion by ADMM."""
+
+    weight: float = parameter(2e-4, "weight of the total variation", unit="ppm", low=0.0)
+    rho: float = parameter(2e-2, "penalty of the splitting", low=0.0)
+    tolerance: float = parameter(1e-3, "relative change at which the iteration stops", low=0.0)
+    max_iter: int = parameter(250, "ADMM iterations", low=1)
+
+
+@dataclass(frozen=True)
+class IlsqrParams:
+    """Parameters of iLSQR."""
+
+    tolerance: float = parameter(1e-2, "relative residual at which LSQR stops", low=0.0)
+    max_iter: int = parameter(50, "LSQR iterations", low=1)
+
+
+@dataclass(frozen=True)
+class MediParams:
+    """Parameters of morphology-enabled dipole inversion (nonlinear data term)."""
+
+    weight: float = parameter(1e-3, "weight of the edge-masked total variation", low=0.0)
+    edge_fraction: float = parameter(0.3, "fraction of voxels taken as edges of the magnitude", low=0.0, high=1.0)
+    smv_radius_mm: float = parameter(0.0, "radius of the spherical-mean-value preconditioning; 0 for none", unit="mm", low=0.0)
+    max_iter: int = parameter(10, "Gauss-Newton iterations", low=1)
+    cg_iter: int = parameter(30, "conjugate gradient iterations in each", low=1)
+    tolerance: float = parameter(0.05, "relative change at which the iteration stops", low=0.0)
