@@ -1,0 +1,148 @@
+"""One frozen description of a run, resolved once and passed down explicitly."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qsmprep.core.methods import METHODS
+from qsmprep.errors import UsageError
+
+UNIT_GB = {"": 1e-3, "m": 1e-3, "mb": 1e-3, "g": 1.0, "gb": 1.0, "t": 1e3, "tb": 1e3}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a run depends on.
+
+    Paths are absolute. Method names are those of :data:`qsmprep.core.methods.METHODS`; their
+    parameters that differ from the defaults stand in ``parameters`` as
+    ``{method: {parameter: value}}``.
+    """
+
+    bids_dir: Path
+    out_dir: Path
+    analysis_level: str
+    work_dir: Path
+    participants: tuple[str, ...] = ()
+    sessions: tuple[str, ...] = ()
+    acquisitions: tuple[str, ...] = ()
+    bids_filters: dict[str, dict[str, Any]] = field(default_factory=dict)
+    skip_bids_validation: bool = False
+    derivatives: tuple[Path, ...] = ()
+    level: str = "full"
+    mask: str = METHODS.names("mask")[0] if METHODS.names("mask") else "bet"
+    unwrap: str = METHODS.names("unwrap")[0]
+    combine: str = METHODS.names("combine")[0]
+    background: str = METHODS.names("background")[0]
+    inversions: tuple[str, ...] = (METHODS.names("inversion")[0],)
+    reference: str = METHODS.names("reference")[0] if METHODS.names("reference") else "wholebrain"
+    parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
+    b0_t: float | None = None
+    phase_sign: int = 1
+    device: str = "auto"
+    nprocs: int = 1
+    omp_nthreads: int = 1
+    mem_gb: float = 4.0
+    use_plugin: Path | None = None
+    stop_on_first_crash: bool = False
+    reports_only: bool = False
+    boilerplate_only: bool = False
+    write_graph: bool = False
+    random_seed: int = 0
+    verbose: int = 0
+
+    def __post_init__(self) -> None:
+        for step in ("mask", "unwrap", "combine", "background", "reference"):
+            METHODS.get(step, getattr(self, step)).configure(self.parameters.get(getattr(self, step)))
+        for name in self.inversions:
+            METHODS.get("inversion", name).configure(self.parameters.get(name))
+        known = {method.name for method in METHODS}
+        for name in self.parameters:
+            if name not in known:
+                raise UsageError(f"no method is called {name!r}", expected=f"one of {', '.join(sorted(known))}")
+
+    def params(self, step: str, name: str) -> Any:
+        """The resolved parameters of a method."""
+        return METHODS.get(step, name).configure(self.parameters.get(name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as JSON types, with every parameter of every chosen method resolved."""
+        result = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        chosen = [(step, getattr(self, step)) for step in ("mask", "unwrap", "combine", "background", "reference")]
+        chosen += [("inversion", name) for name in self.inversions]
+        result["parameters"] = {name: dataclasses.asdict(self.params(step, name)) for step, name in chosen}
+        return result
+
+    def to_json(self) -> str:
+        """The same as text, sorted; a later run takes it with ``--config-file``."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+NOT_FROM_CONFIG = frozenset({"bids_dir", "out_dir", "analysis_level", "work_dir", "reports_only", "boilerplate_only"})
+"""Settings that a configuration file never restores: they belong to one call."""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def parse_memory_gb(text: str) -> float:
+    """Gigabytes from ``16G``, ``1.5GB``, ``16000MB`` or a bare number, which is in MB as in the NiPreps.
+
+    Raises
+    ------
+    UsageError
+        When the text is not an amount of memory.
+    """
+    stripped = text.strip().lower()
+    number = stripped.rstrip("abcdefghijklmnopqrstuvwxyz ")
+    unit = stripped[len(number) :].strip()
+    try:
+        amount = float(number) * UNIT_GB[unit]
+    except (ValueError, KeyError):
+        raise UsageError(f"`--mem` is {text!r}", expected="an amount such as 16G, 1.5GB or 16000 (MB)") from None
+    if not amount > 0:
+        raise UsageError(f"`--mem` is {text!r}", expected="a positive amount of memory")
+    return amount
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use: the affinity mask and SLURM's allocation, not the machine's."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allotted = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return max(1, min(cpus, int(allotted)) if allotted.isdigit() else cpus)
+
+
+def usable_memory_gb() -> float:
+    """Memory that this process may use, in GB: SLURM's and the cgroup's limit, else 90 % of what is available."""
+    limits = []
+    slurm = os.environ.get("SLURM_MEM_PER_NODE", "")
+    if slurm.isdigit() and int(slurm) > 0:
+        limits.append(int(slurm) / 1e3)
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            text = Path(path).read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit() and int(text) < 1 << 50:
+            limits.append(0.9 * int(text) / 1e9)
+    try:
+        pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        meminfo = Path("/proc/meminfo")
+        if meminfo.exists():
+            for line in meminfo.read_text().splitlines():
+                if line.startswith("MemAvailable:"):
+                    pages = int(line.split()[1]) * 1024
+        limits.append(0.9 * pages / 1e9)
+    except (OSError, ValueError):
+        limits.append(4.0)
+    return max(0.5, min(limits))
