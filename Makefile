@@ -1,0 +1,79 @@
+# The commands of a checkout. They use the active virtual environment, or make one in .venv.
+#
+#   make demo        install, process both example data sets, say where the reports are
+#   make test        install with the test extras, run the tests
+#   make test-slow   the tests that take minutes as well
+#   make lint        ruff (style, format) and mypy
+#   make benchmark   accuracy of every method on the examples, as Markdown tables
+#   make examples    simulate bids_examples again
+#   make clean       remove what the targets above made, except .venv
+
+PYTHON ?= python3
+VENV := $(or $(VIRTUAL_ENV),.venv)
+BIN := $(VENV)/bin
+# An environment may have served another checkout: what it was installed for is kept in the stamp.
+RUN_STAMP := $(VENV)/.qsmprep-run
+TEST_STAMP := $(VENV)/.qsmprep-test
+DEV_STAMP := $(VENV)/.qsmprep-dev
+ifneq ($(shell cat $(RUN_STAMP) 2>/dev/null),$(CURDIR))
+$(shell rm -f $(RUN_STAMP) $(TEST_STAMP) $(DEV_STAMP))
+endif
+PINS := setup.cfg pyproject.toml constraints.txt
+PIP_INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
+
+PYTEST_ARGS ?=
+DEMO_OUT ?= demo_out
+DEMO_WORK ?= demo_work
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint benchmark examples clean
+
+help:
+	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "qsmprep needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(RUN_STAMP): $(PINS) | $(BIN)/python
+	$(PIP_INSTALL) -e .
+	@printf '%s\n' '$(CURDIR)' > $@
+
+$(TEST_STAMP): $(PINS) $(RUN_STAMP)
+	$(PIP_INSTALL) -e '.[test]'
+	@touch $@
+
+$(DEV_STAMP): $(PINS) $(TEST_STAMP)
+	$(PIP_INSTALL) -e '.[test,dev]'
+	@touch $@
+
+install: $(RUN_STAMP)
+
+demo: $(RUN_STAMP)
+	$(BIN)/qsmprep bids_examples/cohort $(DEMO_OUT)/cohort participant -w $(DEMO_WORK)/cohort
+	$(BIN)/qsmprep bids_examples/oblique $(DEMO_OUT)/oblique participant -w $(DEMO_WORK)/oblique
+	@echo; echo "Reports (open them in a browser):"
+	@ls -1 $(DEMO_OUT)/*/sub-*.html
+
+test: $(TEST_STAMP)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-slow: $(TEST_STAMP)
+	$(BIN)/python -m pytest -m "slow or not slow" $(PYTEST_ARGS)
+
+lint: $(DEV_STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+benchmark: $(RUN_STAMP)
+	$(BIN)/python benchmarks/accuracy.py
+
+examples: $(RUN_STAMP)
+	PATH="$(abspath $(BIN)):$$PATH" bash bids_examples/make.sh
+
+clean:
+	rm -rf $(DEMO_OUT) $(DEMO_WORK) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis htmlcov .coverage
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+	rm -f $(RUN_STAMP) $(TEST_STAMP) $(DEV_STAMP)
