@@ -109,6 +109,15 @@ METHODS = Registry(
         ),
         Method(
             "inversion",
+            "rts",
+            "RTS",
+            "qsmprep.core.inversion.rts:rts",
+            p.RtsParams,
+            "Susceptibility was computed by rapid two-step inversion (threshold {threshold:g}, weight {weight:g} ppm mm)",
+            ("kames2018",),
+        ),
+        Method(
+            "inversion",
             "ilsqr",
             "iLSQR",
             "qsmprep.core.inversion.ilsqr:ilsqr",

@@ -123,6 +123,18 @@ class TvParams:
 
 
 @dataclass(frozen=True)
+class RtsParams:
+    """Parameters of rapid two-step inversion."""
+
+    threshold: float = parameter(0.15, "kernel magnitude above which k-space is well conditioned", low=1e-3, high=0.6)
+    lsqr_iter: int = parameter(4, "LSQR iterations of the first step", low=1)
+    weight: float = parameter(1e-3, "weight of the total variation", unit="ppm mm", low=0.0)
+    rho: float = parameter(0.1, "penalty of the splitting, relative to a 1 mm grid; changes the speed only", low=1e-6)
+    tolerance: float = parameter(1e-3, "relative change at which the iteration stops", low=0.0)
+    max_iter: int = parameter(100, "ADMM iterations", low=1)
+
+
+@dataclass(frozen=True)
 class IlsqrParams:
     """Parameters of iLSQR."""
 
