@@ -1,0 +1,192 @@
+"""What an image's header says, without reading its voxels."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from qsmprep.core.grid import Grid
+from qsmprep.errors import DataError, MissingFileError
+
+SAME_PLACE_VOXELS = 0.05
+"""Two grids are the same when no corner of the volume differs by more than this many voxels."""
+
+MIN_VOXELS = 4
+"""Fewest voxels along an axis that are taken for a volume."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """Geometry of a NIfTI image.
+
+    Parameters
+    ----------
+    path : Path
+        The image.
+    shape : (3,) tuple of int
+        Voxels along each array axis.
+    affine : (4, 4) float array
+        Voxel indices to scanner coordinates in mm (RAS+).
+    warnings : tuple of str
+        What is odd about the header, but can be used.
+    """
+
+    path: Path
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    warnings: tuple[str, ...] = ()
+
+
+def read_header(path: Path) -> Header:
+    """Read and check the header of an image that should hold one volume.
+
+    A compressed file that was cut short is found from the length noted in its last four bytes; the whole
+    stream is decompressed only where these do not agree with the header. Damage that keeps the length is
+    found when the voxels are read, not here.
+
+    Parameters
+    ----------
+    path : Path
+        A NIfTI file, ``.nii`` or ``.nii.gz``.
+
+    Raises
+    ------
+    MissingFileError
+        When the file cannot be opened, or is a link to nothing.
+    DataError
+        When it is empty, cut short, no NIfTI, holds several volumes or no real numbers, or has an affine
+        that cannot be used.
+    """
+    _check_openable(path)
+    try:
+        image = nib.load(path)
+    except Exception as error:
+        reason = str(error).replace(str(path), path.name)
+        raise DataError(f"the file is no readable NIfTI image ({reason})", file=path) from error
+    if not isinstance(image, nib.Nifti1Pair):
+        raise DataError(f"the file is no NIfTI image but {type(image).__name__}", file=path)
+    header, affine = image.header, image.affine
+    shape = _one_volume(path, tuple(int(n) for n in image.shape))
+    dtype = header.get_data_dtype()
+    if dtype.kind not in "iuf":
+        raise DataError(
+            f"the voxels are of type {dtype}",
+            file=path,
+            expected="real numbers, one a voxel",
+            remedy="store complex images as part-mag and part-phase, or part-real and part-imag",
+        )
+    n_bytes = int(header["vox_offset"]) + math.prod(image.shape) * dtype.itemsize
+    _check_length(path, n_bytes)
+    try:
+        Grid.from_affine(shape, affine)
+    except DataError as error:
+        raise DataError(error.what, file=path, expected=error.expected, remedy=error.remedy) from error
+    return Header(path, shape, np.asarray(affine, dtype=float), _oddities(image))
+
+
+def same_grid(first: Header, second: Header) -> bool:
+    """Whether two images have the same voxels in the same place."""
+    return first.shape == second.shape and offset_voxels(first, second) <= SAME_PLACE_VOXELS
+
+
+def offset_voxels(first: Header, second: Header) -> float:
+    """Largest distance between the corners of two volumes, in voxels (the shortest edge) of the first."""
+    return _corner_offset(first.affine, second.affine, first.shape)
+
+
+def _corner_offset(first: NDArray[np.float64], second: NDArray[np.float64], shape: tuple[int, int, int]) -> float:
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij")).reshape(3, -1)
+    moved = (first[:3, :3] - second[:3, :3]) @ corners + (first[:3, 3] - second[:3, 3])[:, None]
+    edge = np.linalg.norm(first[:3, :3], axis=0).min()
+    return float(np.linalg.norm(moved, axis=0).max() / edge)
+
+
+def _check_openable(path: Path) -> None:
+    try:
+        with path.open("rb") as stream:
+            if not stream.read(1):
+                raise DataError("the file is empty (0 bytes)", file=path, remedy="fetch or convert the image again")
+    except OSError as error:
+        link = path.is_symlink() and not path.exists()
+        why = "it is a link to nothing" if link else error.strerror or str(error)
+        raise MissingFileError(
+            f"the image cannot be opened ({why})",
+            file=path,
+            remedy="get its content (`datalad get`)" if link else "check that it is there and readable",
+        ) from error
+
+
+def _one_volume(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    volumes = math.prod(shape[3:])
+    if volumes > 1:
+        raise DataError(
+            f"the image holds {volumes} volumes (shape {' x '.join(map(str, shape))})",
+            file=path,
+            expected="one 3-D volume a file, coils already combined",
+            remedy=(
+                "if the volumes are echoes, split them into files with echo-1, echo-2, ... and an EchoTime each; "
+                "if they are coils, combine them before the conversion to BIDS"
+            ),
+        )
+    if len(shape) < 3 or min(shape[:3]) < MIN_VOXELS:
+        raise DataError(
+            f"the image is no volume (shape {' x '.join(map(str, shape))})",
+            file=path,
+            expected=f"three axes of {MIN_VOXELS} voxels or more",
+        )
+    return shape[0], shape[1], shape[2]
+
+
+def _check_length(path: Path, n_bytes: int) -> None:
+    """Compare the file's length with what the header promises."""
+    if path.name.endswith(".gz"):
+        if _noted_length(path) == n_bytes % 2**32:
+            return
+        found = _decompressed_length(path, n_bytes)
+    else:
+        found = path.stat().st_size
+    if found < n_bytes:
+        raise DataError(
+            f"the file is cut short: {found} of {n_bytes} bytes are there",
+            file=path,
+            remedy="copy or convert the image again",
+        )
+
+
+def _noted_length(path: Path) -> int:
+    """Uncompressed length modulo 2**32 that a single-member gzip file ends with."""
+    with path.open("rb") as stream:
+        stream.seek(-4, 2)
+        return int(struct.unpack("<I", stream.read(4))[0])
+
+
+def _decompressed_length(path: Path, enough: int) -> int:
+    length = 0
+    try:
+        with gzip.open(path, "rb") as stream:
+            while length < enough and (chunk := stream.read(1 << 20)):
+                length += len(chunk)
+    except (EOFError, OSError, zlib.error):
+        pass
+    return length
+
+
+def _oddities(image: nib.Nifti1Pair) -> tuple[str, ...]:
+    header, name = image.header, Path(image.get_filename() or "").name
+    sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
+    if sform_code == 0 and qform_code == 0:
+        return (f"{name} has no orientation (qform and sform codes are 0): B0 is taken along its third axis",)
+    if sform_code > 0 and qform_code > 0:
+        nx, ny, nz = image.shape[:3]
+        shape = (int(nx), int(ny), int(nz))
+        if _corner_offset(header.get_sform(), header.get_qform(), shape) > 0.5:
+            return (f"the sform and the qform of {name} disagree; the sform is used",)
+    return ()

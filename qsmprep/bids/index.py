@@ -1,0 +1,149 @@
+"""The pybids index of a data set, restricted to what can be needed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qsmprep.bids.entities import ENTITIES, SHORT_NAMES, natural_key
+from qsmprep.errors import InvalidBIDSError, UsageError
+
+if TYPE_CHECKING:
+    from bids import BIDSLayout
+
+IMAGE_EXTENSIONS = (".nii.gz", ".nii")
+"""Images that are read."""
+
+DATATYPE = "anat"
+"""The folder in which gradient-echo images, T1w and masks are found."""
+
+_INDICES = ("run", "echo", "flip", "inv", "split", "chunk")
+
+
+def participant_labels(root: Path) -> tuple[str, ...]:
+    """Labels of all participants that have a folder, without ``sub-``, in natural order.
+
+    Raises
+    ------
+    InvalidBIDSError
+        When the folder cannot be listed.
+    """
+    try:
+        labels = [p.name[4:] for p in root.iterdir() if re.fullmatch(r"sub-[A-Za-z0-9+]+", p.name) and p.is_dir()]
+    except OSError as error:
+        raise InvalidBIDSError(f"the folder cannot be listed ({error.strerror})", file=root) from error
+    return tuple(sorted(labels, key=natural_key))
+
+
+def index_participants(root: Path, participants: Collection[str]) -> BIDSLayout:
+    """Index the ``anat`` folders of the participants asked for, and the sidecars above them.
+
+    Entities are taken from file names only. pybids by itself searches the whole absolute path, and
+    would take the session of every file from a folder called ``ses-2`` above the data set. Hidden files,
+    nested folders, and all other participants and datatypes are never opened.
+
+    Parameters
+    ----------
+    root : Path
+        Absolute path of the data set.
+    participants : collection of str
+        Labels without ``sub-``.
+
+    Returns
+    -------
+    bids.BIDSLayout
+        Without metadata (see `qsmprep.bids.metadata`).
+    """
+    from bids import BIDSLayout, BIDSLayoutIndexer
+
+    indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=_ignored(root, participants))
+    return BIDSLayout(root, validate=False, config=[_config()], indexer=indexer)
+
+
+def find(layout: BIDSLayout, entities: Mapping[str, Any]) -> tuple[Path, ...]:
+    """Files of an index that match a query.
+
+    Parameters
+    ----------
+    layout : bids.BIDSLayout
+        From `index_participants`.
+    entities : mapping
+        Entity (long or short name) to a value, a list of values, None (must be absent) or ``"*"``
+        (must be present).
+
+    Raises
+    ------
+    UsageError
+        When an entity is not known.
+    """
+    query = {entity_name(name): _query_value(value) for name, value in entities.items()}
+    if "extension" in query:
+        query["extension"] = [e if e[:1] == "." else f".{e}" for e in _listed(query["extension"])]
+    return tuple(Path(f) for f in layout.get(return_type="file", invalid_filters="allow", **query))
+
+
+def entity_name(name: str) -> str:
+    """Short name of an entity in either spelling; ``suffix``, ``extension`` and ``datatype`` are kept.
+
+    Raises
+    ------
+    UsageError
+        When the entity is not known.
+    """
+    if name in ("suffix", "extension", "datatype"):
+        return name
+    if name not in SHORT_NAMES:
+        raise UsageError(
+            f"`{name}` is not a BIDS entity",
+            expected=f"one of {', '.join(ENTITIES.values())}, suffix, extension, datatype",
+            remedy="correct the filter file",
+        )
+    return SHORT_NAMES[name]
+
+
+def _config() -> dict[str, Any]:
+    """Entities as a pybids configuration; every pattern is tied to the file name."""
+    entities: list[dict[str, str]] = []
+    for short in ENTITIES:
+        entity = {"name": short, "pattern": rf"[/\\_]{short}-([a-zA-Z0-9+]+)(?=_[^/\\]*$)"}
+        if short in _INDICES:
+            entity = {"name": short, "pattern": rf"[/\\_]{short}-([0-9]+)(?=_[^/\\]*$)", "dtype": "int"}
+        entities.append(entity)
+    entities += [
+        {"name": "suffix", "pattern": r"[/\\_]([a-zA-Z0-9]+)\.[^/\\]+$"},
+        {"name": "extension", "pattern": r"[/\\][^./\\]+(\.[^/\\]+)$"},
+        {"name": "datatype", "pattern": r"[/\\]([a-z]+)[/\\][^/\\]+$"},
+    ]
+    return {"name": "qsmprep", "entities": entities}
+
+
+def _ignored(root: Path, participants: Collection[str]) -> list[re.Pattern[str]]:
+    """Patterns, on paths from the root of the data set, of what pybids shall not enter."""
+    wanted = "|".join(map(re.escape, participants))
+    others = [p.name for p in root.iterdir() if not p.name.startswith("sub-") and p.is_dir()]
+    patterns = [
+        rf"^/sub-(?!(?:{wanted})(?:/|$))",
+        rf"^/sub-[^/]+/(?!{DATATYPE}(?:/|$)|ses-|sub-)",
+        rf"^/sub-[^/]+/ses-[^/]+/(?!{DATATYPE}(?:/|$)|sub-)",
+        rf"^/sub-[^/]+/(?:ses-[^/]+/)?{DATATYPE}/[^/]+/",
+        r"/\.",
+    ]
+    if others:
+        patterns.append(rf"^/(?:{'|'.join(map(re.escape, others))})(?:/|$)")
+    return [re.compile(pattern) for pattern in patterns]
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _query_value(value: Any) -> Any:
+    from bids.layout import Query
+
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [_query_value(item) for item in value]
+    if value is None:
+        return Query.NONE
+    return Query.ANY if value == "*" else value
