@@ -90,8 +90,45 @@ class ResharpParams:
 class PdfParams:
     """Parameters of projection onto dipole fields."""
 
+    padding_mm: float = parameter(
+        30.0, "room for sources on each side of the mask's bounding box", unit="mm", low=0.0
+    )
     tolerance: float = parameter(1e-5, "relative residual at which conjugate gradients stop", low=0.0)
     max_iter: int = parameter(60, "conjugate gradient iterations", low=1)
+
+
+@dataclass(frozen=True)
+class LbvParams:
+    """Parameters of the Laplacian boundary value method."""
+
+    peel_mm: float = parameter(0.0, "depth of the border that is taken off first", unit="mm", low=0.0)
+    tolerance: float = parameter(1e-6, "relative residual at which conjugate gradients stop", low=0.0)
+    max_iter: int = parameter(1000, "conjugate gradient iterations", low=1)
+
+
+@dataclass(frozen=True)
+class IsmvParams:
+    """Parameters of the iterated spherical mean value."""
+
+    radius_mm: float = parameter(5.0, "kernel radius", unit="mm", low=0.5)
+    tolerance: float = parameter(1e-5, "relative residual at which conjugate gradients stop", low=0.0)
+    max_iter: int = parameter(200, "conjugate gradient iterations", low=1)
+
+
+@dataclass(frozen=True)
+class SharpParams:
+    """Parameters of SHARP."""
+
+    radius_mm: float = parameter(6.0, "kernel radius", unit="mm", low=0.5)
+    threshold: float = parameter(0.05, "truncation of the deconvolution kernel", low=0.0, high=1.0)
+
+
+# --- reference ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReferenceParams:
+    """Parameters of referencing (none)."""
 
 
 # --- dipole inversion ---------------------------------------------------------------------------
@@ -140,6 +177,9 @@ class IlsqrParams:
 
     tolerance: float = parameter(1e-2, "relative residual at which LSQR stops", low=0.0)
     max_iter: int = parameter(50, "LSQR iterations", low=1)
+    cone: float = parameter(0.1, "kernel magnitude below which k-space may hold streaks", low=1e-3, high=0.6)
+    streak_tolerance: float = parameter(1e-2, "relative residual at which the estimation of streaks stops", low=0.0)
+    streak_iter: int = parameter(50, "LSQR iterations of the estimation of streaks", low=1)
 
 
 @dataclass(frozen=True)
