@@ -90,9 +90,7 @@ class ResharpParams:
 class PdfParams:
     """Parameters of projection onto dipole fields."""
 
-    padding_mm: float = parameter(
-        30.0, "room for sources on each side of the mask's bounding box", unit="mm", low=0.0
-    )
+    padding_mm: float = parameter(30.0, "room for sources on each side of the mask's bounding box", unit="mm", low=0.0)
     tolerance: float = parameter(1e-5, "relative residual at which conjugate gradients stop", low=0.0)
     max_iter: int = parameter(60, "conjugate gradient iterations", low=1)
 
@@ -188,7 +186,9 @@ class MediParams:
 
     weight: float = parameter(1e-3, "weight of the edge-masked total variation", low=0.0)
     edge_fraction: float = parameter(0.3, "fraction of voxels taken as edges of the magnitude", low=0.0, high=1.0)
-    smv_radius_mm: float = parameter(0.0, "radius of the spherical-mean-value preconditioning; 0 for none", unit="mm", low=0.0)
+    smv_radius_mm: float = parameter(
+        0.0, "radius of the spherical-mean-value preconditioning; 0 for none", unit="mm", low=0.0
+    )
     max_iter: int = parameter(10, "Gauss-Newton iterations", low=1)
     cg_iter: int = parameter(30, "conjugate gradient iterations in each", low=1)
     tolerance: float = parameter(0.05, "relative change at which the iteration stops", low=0.0)

@@ -1,0 +1,97 @@
+"""LBV: the background as the harmonic function with the field's values on the border of the mask."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qsmprep.core.background.cg import conjugate_gradients
+from qsmprep.core.background.common import nonempty, prepare
+from qsmprep.core.grid import Grid
+from qsmprep.core.parameters import LbvParams
+from qsmprep.core.results import LocalField
+
+
+def negative_laplacian(volume: torch.Tensor, voxel_mm: tuple[float, float, float]) -> torch.Tensor:
+    """Minus the 7-point Laplacian in 1/mm^2, with zeros beyond the volume.
+
+    Parameters
+    ----------
+    volume : (nx, ny, nz) torch.Tensor
+    voxel_mm : (3,) tuple of float
+    """
+    result = volume * sum(2.0 / mm**2 for mm in voxel_mm)
+    for axis, mm in enumerate(voxel_mm):
+        n = volume.shape[axis]
+        if n > 1:
+            result.narrow(axis, 1, n - 1).sub_(volume.narrow(axis, 0, n - 1), alpha=1 / mm**2)
+            result.narrow(axis, 0, n - 1).sub_(volume.narrow(axis, 1, n - 1), alpha=1 / mm**2)
+    return result
+
+
+def lbv(
+    field_ppm: NDArray[np.floating],
+    mask: NDArray[np.bool_],
+    grid: Grid,
+    params: LbvParams,
+    *,
+    weights: NDArray[np.floating] | None = None,
+    device: str = "cpu",
+) -> LocalField:
+    """Remove background fields by solving Laplace's equation in the mask.
+
+    The background is set to the total field on the border of the mask (after ``peel_mm`` of it are
+    taken off) and is harmonic inside. The system is solved by conjugate gradients.
+
+    Parameters
+    ----------
+    field_ppm : (nx, ny, nz) array
+        Total field (the method is linear: the unit passes through).
+    mask : (nx, ny, nz) bool array
+    grid : Grid
+    params : LbvParams
+    weights : (nx, ny, nz) array, optional
+        Checked but not used: the field of the border is taken at its word.
+    device : str
+        Torch device.
+
+    Returns
+    -------
+    LocalField
+        Valid within the border, which itself is left out (its local field is zero by definition).
+
+    Raises
+    ------
+    DataError
+        For inputs that do not fit together, or a mask with nothing within its border.
+
+    References
+    ----------
+    .. [1] Zhou et al., NMR Biomed. 27:312 (2014), doi:10.1002/nbm.3064
+    """
+    problem = prepare(field_ppm, mask, grid, weights, device)
+    peeled = problem.depth_mm > params.peel_mm
+    neighbours = _neighbours(torch.from_numpy(peeled).to(device))
+    kept = nonempty(neighbours, params.peel_mm + max(grid.voxel_mm))
+    keep = kept.to(torch.float32)
+    border = problem.field * (1 - keep)
+    solution = conjugate_gradients(
+        lambda volume: keep * negative_laplacian(volume, grid.voxel_mm),
+        -keep * negative_laplacian(border, grid.voxel_mm),
+        tolerance=params.tolerance,
+        max_iter=params.max_iter,
+    )
+    return problem.finish(problem.field - solution.x, kept, solution.info(params.tolerance))
+
+
+def _neighbours(mask: torch.Tensor) -> torch.Tensor:
+    """Voxels that lie in the mask with all six neighbours."""
+    padded = torch.nn.functional.pad(mask, (1, 1, 1, 1, 1, 1))
+    result = mask.clone()
+    for axis, n in enumerate(mask.shape):
+        others = [slice(1, -1)] * 3
+        for start in (0, 2):
+            others[axis] = slice(start, start + n)
+            result &= padded[tuple(others)]
+    return result
