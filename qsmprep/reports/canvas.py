@@ -256,7 +256,8 @@ def encode_figure(figure: Figure, palette: NDArray[np.floating] | None = None) -
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     inks = np.array([to_rgb(c) for c in (INK, MUTED, TEAL, ORANGE, "black")])
-    fixed = inks if palette is None else np.concatenate([inks, palette])
+    greys = np.linspace(0, 1, 16)[:, None].repeat(3, axis=1)
+    fixed = np.concatenate([inks, greys] if palette is None else [inks, greys, palette])
     return encode_png(np.asarray(canvas.buffer_rgba())[..., :3], np.round(255 * fixed).astype(np.uint8))
 
 

@@ -1,0 +1,225 @@
+"""The words of the report: what each metric and each figure is, written once.
+
+``make_metric("snr", 85.2)`` and ``make_figure("chi", "sub-01/figures/x.png", name="TV")`` build the
+entries of a record, so that units, limits, captions and alternative texts are the same everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qsmprep.errors import UsageError
+from qsmprep.reports.record import FigureRef, Metric
+
+CONSENSUS = "QSM consensus (doi:10.1002/mrm.30006)"
+SIGN = "Paramagnetic susceptibility (iron, deoxyhaemoglobin) is positive and bright, calcification and myelin are dark."
+
+
+@dataclass(frozen=True)
+class MetricDefinition:
+    """Name, unit, meaning, source and limits of a metric; ``stage`` is where it is shown."""
+
+    stage: str
+    name: str
+    unit: str
+    meaning: str
+    source: str = "definition of qsmprep"
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class FigureDefinition:
+    """Title, alternative text and caption of a figure; ``{name}`` is the inversion or method."""
+
+    title: str
+    alt: str
+    caption: str
+    graph: bool = False
+
+
+METRICS: dict[str, MetricDefinition] = {
+    "mask_volume_ml": MetricDefinition(
+        "magnitude",
+        "Brain mask volume",
+        "mL",
+        "Volume of the brain mask.",
+        "limits of qsmprep: far outside the range of human brains",
+        500.0,
+        2200.0,
+    ),
+    "excluded_fraction": MetricDefinition(
+        "magnitude",
+        "Share of the brain mask without chi",
+        "",
+        "Voxels of the brain mask that erosion or poor phase removed from the QSM mask, over all of its voxels.",
+        "limit of qsmprep: half of the brain lost",
+        high=0.5,
+    ),
+    "snr": MetricDefinition(
+        "magnitude",
+        "SNR of the magnitude",
+        "",
+        "Median magnitude in the brain over the noise, which is estimated from the finest diagonal differences.",
+        "Donoho and Johnstone 1994 (doi:10.1093/biomet/81.3.425); limit of qsmprep",
+        low=5.0,
+    ),
+    "residual_wraps": MetricDefinition(
+        "phase",
+        "Residual wraps",
+        "",
+        "Pairs of neighbouring voxels in the mask whose unwrapped phase of the last echo differs by more than π.",
+    ),
+    "residual_median": MetricDefinition(
+        "residual",
+        "Relative residual of the fit, median",
+        "",
+        "Misfit of the signal model over the echoes, relative to the signal; 0 is perfect.",
+        f"limit: voxels above 0.3 are left out in the example code of the {CONSENSUS}",
+        high=0.3,
+    ),
+    "residual_fraction_above": MetricDefinition(
+        "residual",
+        "Share of voxels with a residual above 0.3",
+        "",
+        "Voxels whose relative residual is above 0.3 or not finite, over all voxels of the mask.",
+        f"threshold: example code of the {CONSENSUS}; limit of qsmprep",
+        high=0.25,
+    ),
+    "field_inhomogeneity_hz": MetricDefinition(
+        "field",
+        "Inhomogeneity of the total field",
+        "Hz",
+        "Standard deviation of the total field in the brain mask.",
+    ),
+    "local_field_sd_hz": MetricDefinition(
+        "field", "Standard deviation of the local field", "Hz", "Standard deviation of the local field in its mask."
+    ),
+    "chi_sd_ppm": MetricDefinition(
+        "chi", "Standard deviation of chi", "ppm", "Standard deviation of susceptibility in the QSM mask."
+    ),
+    "reference_ppm": MetricDefinition(
+        "chi", "Reference value", "ppm", "Mean of the reference region before it was subtracted."
+    ),
+    "streaking_index": MetricDefinition(
+        "chi",
+        "Streaking index",
+        "",
+        "Power of chi near the magic-angle cone over its power elsewhere at equal spatial frequency; "
+        "about 1 without streaks, above it with streaks, below it where regularisation has emptied the cone.",
+    ),
+    "rim_ratio": MetricDefinition(
+        "rim",
+        "Rim ratio",
+        "",
+        "Root mean square of chi within 3 mm of the edge of the mask over that deeper than 10 mm.",
+    ),
+    "r2star_median_hz": MetricDefinition("r2star", "R2*, median", "1/s", "Median of R2* in the brain mask."),
+    "consistency_nrmse": MetricDefinition(
+        "consistency",
+        "Data consistency",
+        "",
+        "Field predicted from chi less the measured local field, relative to the measured one (norms in the mask); "
+        "a map of zeros has 1.",
+        "limit: no better than a map of zeros",
+        high=1.0,
+    ),
+}
+
+FIGURES: dict[str, FigureDefinition] = {
+    "magnitude": FigureDefinition(
+        "Magnitude and masks",
+        "Axial, coronal and sagittal slices of the magnitude with the outlines of the brain mask and the QSM mask.",
+        "The outlines should follow the brain: no skull, eyes or sinus inside, no cortex outside.",
+    ),
+    "phase": FigureDefinition(
+        "Phase before and after unwrapping",
+        "Wrapped phase of the first and last echo in cyclic colours, and the unwrapped phase below.",
+        "Unwrapped phase should have no sharp edge where the wrapped phase has a fringe.",
+    ),
+    "residual": FigureDefinition(
+        "Noise and residual of the fit over the echoes",
+        "Slices of the noise of the field map in hertz and of the relative residual of the fit.",
+        "High residual marks voxels whose phase is not linear in echo time: flow, wraps, signal loss near air.",
+    ),
+    "field": FigureDefinition(
+        "Total and local field",
+        "Slices of the total field and of the local field in hertz, red for positive and blue for negative.",
+        "The local field should hold tissue contrast and no slow gradient towards the edge of the mask.",
+    ),
+    "chi": FigureDefinition(
+        "Susceptibility, {name}",
+        "Susceptibility map ({name}) in three planes and an axial mosaic, grey from -0.1 to 0.1 ppm.",
+        f"The window is the same for every subject. {SIGN}",
+    ),
+    "difference": FigureDefinition(
+        "Difference between inversions, {name}",
+        "Two susceptibility maps and their difference ({name}), red where the first is higher.",
+        "Structure in the difference is what the choice of the inversion decides.",
+    ),
+    "r2star": FigureDefinition(
+        "R2*",
+        "Slices of the relaxation rate R2* from 0 to 50 per second.",
+        "The window is the same for every subject.",
+    ),
+    "roi": FigureDefinition(
+        "Regions of interest", "Susceptibility by region of interest.", "Median and spread by region."
+    ),
+    "histogram": FigureDefinition(
+        "Distribution of susceptibility",
+        "Histogram of susceptibility in the QSM mask, one line for each inversion.",
+        "Voxels of the QSM mask.",
+        graph=True,
+    ),
+    "rim": FigureDefinition(
+        "Profile from the rim inwards",
+        "Mean and spread of susceptibility against the distance from the edge of the mask.",
+        "Line: mean; band: one standard deviation. Values that run away near zero distance are a rim artefact.",
+        graph=True,
+    ),
+    "consistency": FigureDefinition(
+        "Predicted against measured field, {name}",
+        "Density of voxels: field predicted from the susceptibility map ({name}) against the measured local field.",
+        "Voxels on the dashed line are explained by the map.",
+        graph=True,
+    ),
+}
+
+
+def make_metric(key: str, value: float | None, *, of: str = "") -> Metric:
+    """An entry of a record from the table of definitions.
+
+    Parameters
+    ----------
+    key : str
+        A key of :data:`METRICS`.
+    value : float or None
+    of : str
+        The inversion, echo or method it belongs to, added to the name.
+
+    Raises
+    ------
+    UsageError
+        For an unknown key.
+    """
+    d = _find(METRICS, key)
+    name = f"{d.name}, {of}" if of else d.name
+    return Metric(name, None if value is None else float(value), d.unit, d.meaning, d.source, d.low, d.high, d.stage)
+
+
+def make_figure(stage: str, file: str, *, name: str = "") -> FigureRef:
+    """An entry of a record; ``file`` is relative to the output folder, ``name`` the inversion or method.
+
+    Raises
+    ------
+    UsageError
+        For an unknown stage.
+    """
+    d = _find(FIGURES, stage)
+    return FigureRef(stage, d.title.format(name=name), file, d.alt.format(name=name), d.caption)
+
+
+def _find(table: dict, key: str):  # type: ignore[no-untyped-def, type-arg]
+    if key not in table:
+        raise UsageError(f"the report knows nothing called {key!r}", expected=f"one of {', '.join(table)}")
+    return table[key]
