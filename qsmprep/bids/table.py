@@ -56,13 +56,15 @@ def summary(preflight: Preflight) -> str:
     ready = len(preflight.acquisitions)
     refused = len(preflight.verdicts) - ready
     served = {verdict.subject for verdict in preflight.verdicts if verdict.acquisition is not None}
-    left_out = len({verdict.subject for verdict in preflight.verdicts} - served)
-    line = f"{ready} acquisition{'' if ready == 1 else 's'} of {len(served)} participant{'' if len(served) == 1 else 's'} can be processed"
-    return (
-        f"{line}, {refused} cannot ({left_out} participant{'' if left_out == 1 else 's'} left out)."
-        if refused
-        else f"{line}."
-    )
+    left_out = {verdict.subject for verdict in preflight.verdicts} - served
+    line = f"{_counted(ready, 'acquisition')} of {_counted(len(served), 'participant')} can be processed"
+    if refused:
+        line += f", {refused} cannot ({_counted(len(left_out), 'participant')} left out)"
+    return line + "."
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _row(verdict: Verdict) -> tuple[str, ...]:
