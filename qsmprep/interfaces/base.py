@@ -1,0 +1,162 @@
+"""What all interfaces share: reading and writing volumes, threads, and failures that can be read."""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, traits
+from numpy.typing import NDArray
+
+from qsmprep.core.grid import Grid
+from qsmprep.core.methods import METHODS
+from qsmprep.errors import DataError, OutOfMemoryError, QSMPrepError
+from qsmprep.version import qsmprep_version
+
+FAILURE_FILE = "failure.json"
+"""What a failed step leaves in its working folder, for the report."""
+
+
+class StepInputSpec(BaseInterfaceInputSpec):
+    """Inputs of every step. The version is one, so that another version does not reuse results."""
+
+    version = traits.Str(qsmprep_version(), usedefault=True)
+    num_threads = traits.Int(1, usedefault=True, nohash=True)
+
+
+class MethodInputSpec(StepInputSpec):
+    """Inputs of a step that has several registered methods."""
+
+    method = traits.Str(mandatory=True)
+    parameters = traits.Dict(usedefault=True)
+    device = traits.Str("cpu", usedefault=True)
+
+
+class Step(SimpleInterface):
+    """An interface whose work is :meth:`compute`: load, call one pure function, save."""
+
+    input_spec = StepInputSpec
+    step = ""
+
+    def _run_interface(self, runtime: Any) -> Any:
+        folder = Path(runtime.cwd)
+        failure = folder / FAILURE_FILE
+        failure.unlink(missing_ok=True)
+        limit_threads(self.inputs.num_threads)
+        try:
+            self._results.update(self.compute(folder))
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and "out of memory" not in str(error).lower():
+                _note(failure, error)
+                raise
+            _note(failure, OutOfMemoryError("the step ran out of memory", remedy="run again with more memory"))
+            raise
+        except Exception as error:
+            _note(failure, error)
+            raise
+        return runtime
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """Do the work in ``folder`` and return the outputs."""
+        raise NotImplementedError
+
+    def method(self) -> tuple[Any, Any]:
+        """The function and the parameters that the inputs name."""
+        method = METHODS.get(self.step, self.inputs.method)
+        return method.load(), method.configure(self.inputs.parameters)
+
+
+def _note(path: Path, error: Exception) -> None:
+    """Write what went wrong as JSON: class, exit code and the parts of the message."""
+    known = isinstance(error, QSMPrepError)
+    parts = {
+        "kind": type(error).__name__,
+        "exit_code": error.exit_code if known else 1,
+        "what": error.what if known else (str(error).strip() or type(error).__name__),
+        "file": error.file if known else None,
+        "expected": error.expected if known else None,
+        "remedy": error.remedy if known else None,
+        "traceback": None if known else traceback.format_exc(),
+    }
+    path.write_text(json.dumps(parts, indent=2))
+
+
+def limit_threads(n: int) -> None:
+    """Let the numerical libraries of this process use ``n`` threads."""
+    import torch  # noqa: PLC0415 - heavy, and only workers need it
+
+    os.environ["OMP_NUM_THREADS"] = str(n)
+    torch.set_num_threads(n)
+
+
+def load(path: str | Path, dtype: Any = np.float32) -> tuple[NDArray[Any], nib.Nifti1Image]:
+    """Read a volume or a series, and its image for the header.
+
+    Raises
+    ------
+    DataError
+        When the file is truncated or not an image.
+    """
+    try:
+        image = nib.load(path)
+        return np.asanyarray(image.dataobj, dtype=dtype), image
+    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+        raise DataError(
+            f"the image cannot be read ({error})",
+            file=path,
+            expected="a complete NIfTI file",
+            remedy="copy or convert it again",
+        ) from error
+
+
+def load_echoes(path: str | Path) -> tuple[NDArray[np.float32], nib.Nifti1Image]:
+    """Read a series written by :func:`save` with the echoes first."""
+    data, image = load(path)
+    return np.ascontiguousarray(np.moveaxis(data, -1, 0)), image
+
+
+def save(folder: Path, name: str, data: NDArray[Any], like: nib.Nifti1Image) -> str:
+    """Write an intermediate volume (or, four-dimensional, echoes first) as plain NIfTI; return its path."""
+    if data.ndim == 4:
+        data = np.moveaxis(data, 0, -1)
+    if data.dtype == bool:
+        data = data.astype(np.uint8)
+    path = folder / f"{name}.nii"
+    image = nib.Nifti1Image(data, like.affine)
+    image.set_qform(like.affine, int(like.header["qform_code"]) or 1)
+    image.set_sform(like.affine, int(like.header["sform_code"]) or 1)
+    image.header.set_xyzt_units("mm", "sec")
+    image.to_filename(path)
+    return str(path)
+
+
+def grid_of(image: nib.Nifti1Image) -> Grid:
+    """The grid of an image, with B0 along the scanner's z axis."""
+    return Grid.from_affine(image.shape[:3], image.affine)
+
+
+def load_mask(path: str | Path) -> NDArray[np.bool_]:
+    """Read a mask: everything that is not zero."""
+    data, _ = load(path)
+    return data.reshape(data.shape[:3]) != 0
+
+
+def save_info(folder: Path, info: dict[str, Any]) -> str:
+    """Write what a step learnt as JSON; return its path."""
+    path = folder / "info.json"
+    path.write_text(json.dumps(info, indent=2, default=_json))
+    return str(path)
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (np.ndarray, Sequence)):
+        return list(value)
+    return str(value)

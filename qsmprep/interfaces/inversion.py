@@ -1,0 +1,140 @@
+"""From the total field to susceptibility."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import File, TraitedSpec, traits
+
+from qsmprep.core.device import resolve_device
+from qsmprep.core.units import hz_per_ppm, rad_per_ppm
+from qsmprep.interfaces import base
+
+
+class RemoveBackgroundInputSpec(base.MethodInputSpec):
+    """Total field, mask and weights."""
+
+    field_hz = File(exists=True, mandatory=True)
+    mask = File(exists=True, mandatory=True)
+    weights = File(exists=True, mandatory=True)
+    b0_t = traits.Float(mandatory=True)
+
+
+class RemoveBackgroundOutputSpec(TraitedSpec):
+    """Local field and the mask where it is valid."""
+
+    local_hz = File()
+    mask = File()
+    info = File()
+
+
+class RemoveBackground(base.Step):
+    """Remove the field of sources outside the brain."""
+
+    input_spec = RemoveBackgroundInputSpec
+    output_spec = RemoveBackgroundOutputSpec
+    step = "background"
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """Load, remove, save."""
+        field_hz, image = base.load(self.inputs.field_hz)
+        weights, _ = base.load(self.inputs.weights)
+        scale = hz_per_ppm(self.inputs.b0_t)
+        function, params = self.method()
+        local = function(
+            field_hz / np.float32(scale),
+            base.load_mask(self.inputs.mask),
+            base.grid_of(image),
+            params,
+            weights=weights,
+            device=resolve_device(self.inputs.device),
+        )
+        return {
+            "local_hz": base.save(folder, "local_hz", local.field_ppm * np.float32(scale), image),
+            "mask": base.save(folder, "mask", local.mask, image),
+            "info": base.save_info(folder, local.info),
+        }
+
+
+class InvertInputSpec(base.MethodInputSpec):
+    """Local field, mask, weights and magnitude."""
+
+    local_hz = File(exists=True, mandatory=True)
+    mask = File(exists=True, mandatory=True)
+    weights = File(exists=True, mandatory=True)
+    magnitude = File(exists=True, mandatory=True)
+    b0_t = traits.Float(mandatory=True)
+    te_s = traits.Float(mandatory=True, desc="echo time that scales the phase of nonlinear data terms")
+
+
+class InvertOutputSpec(TraitedSpec):
+    """Susceptibility before referencing."""
+
+    chi_ppm = File()
+    info = File()
+
+
+class Invert(base.Step):
+    """Solve for susceptibility."""
+
+    input_spec = InvertInputSpec
+    output_spec = InvertOutputSpec
+    step = "inversion"
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """Load, invert, save."""
+        local_hz, image = base.load(self.inputs.local_hz)
+        weights, _ = base.load(self.inputs.weights)
+        magnitude, _ = base.load_echoes(self.inputs.magnitude)
+        device = resolve_device(self.inputs.device)
+        function, params = self.method()
+        result = function(
+            local_hz / np.float32(hz_per_ppm(self.inputs.b0_t)),
+            base.load_mask(self.inputs.mask),
+            base.grid_of(image),
+            params,
+            weights=weights,
+            magnitude=np.sqrt(np.mean(np.square(magnitude), axis=0, dtype=np.float32)),
+            rad_per_ppm=rad_per_ppm(self.inputs.b0_t, self.inputs.te_s),
+            device=device,
+        )
+        info = {"iterations": result.iterations, "converged": bool(result.converged), "device": device, **result.info}
+        return {
+            "chi_ppm": base.save(folder, "chi_ppm", result.chi_ppm, image),
+            "info": base.save_info(folder, info),
+        }
+
+
+class ReferenceInputSpec(base.MethodInputSpec):
+    """Susceptibility and the mask where it is defined."""
+
+    chi_ppm = File(exists=True, mandatory=True)
+    mask = File(exists=True, mandatory=True)
+
+
+class ReferenceOutputSpec(TraitedSpec):
+    """Referenced susceptibility."""
+
+    chi_ppm = File()
+    info = File()
+
+
+class Reference(base.Step):
+    """Set the mean over the reference region to zero."""
+
+    input_spec = ReferenceInputSpec
+    output_spec = ReferenceOutputSpec
+    step = "reference"
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """Load, shift, save."""
+        chi_ppm, image = base.load(self.inputs.chi_ppm)
+        function, _ = self.method()
+        result = function(chi_ppm, base.load_mask(self.inputs.mask))
+        info = {"shift_ppm": result.shift_ppm, "n_voxels": result.n_voxels}
+        return {
+            "chi_ppm": base.save(folder, "chi_ppm", result.chi_ppm, image),
+            "info": base.save_info(folder, info),
+        }

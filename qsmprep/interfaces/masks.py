@@ -1,0 +1,141 @@
+"""Which voxels: the brain, and the part of it whose phase can be trusted."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nipype.interfaces.base import File, TraitedSpec, traits
+from numpy.typing import NDArray
+
+from qsmprep.core.grid import Grid
+from qsmprep.core.parameters import FslBetParams
+from qsmprep.core.weights import reliability
+from qsmprep.errors import DataError, MissingFileError
+from qsmprep.interfaces import base
+
+class BrainMaskInputSpec(base.MethodInputSpec):
+    """A magnitude series, or a mask that is used exactly as given."""
+
+    magnitude = File(exists=True, mandatory=True)
+    given_mask = File(exists=True)
+
+
+class BrainMaskOutputSpec(TraitedSpec):
+    """The brain."""
+
+    mask = File()
+    info = File()
+
+
+class BrainMask(base.Step):
+    """Extract the brain from the root-sum-of-squares magnitude."""
+
+    input_spec = BrainMaskInputSpec
+    output_spec = BrainMaskOutputSpec
+    step = "mask"
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """Load, extract, save."""
+        magnitude, image = base.load_echoes(self.inputs.magnitude)
+        if self.inputs.given_mask:
+            mask, source = self._given(image), str(self.inputs.given_mask)
+        else:
+            function, params = self.method()
+            mask, source = function(combined(magnitude), base.grid_of(image), params), self.inputs.method
+        return {
+            "mask": base.save(folder, "mask", mask, image),
+            "info": base.save_info(folder, {"source": source, "n_voxels": int(mask.sum())}),
+        }
+
+    def _given(self, image: Any) -> NDArray[np.bool_]:
+        data, given = base.load(self.inputs.given_mask)
+        if given.shape[:3] != image.shape[:3] or not np.allclose(given.affine, image.affine, atol=1e-3):
+            raise DataError(
+                f"the mask is on another grid ({given.shape}) than the images ({image.shape[:3]})",
+                file=self.inputs.given_mask,
+                expected="the grid of the gradient-echo images",
+                remedy="resample the mask with nearest neighbours",
+            )
+        mask = data.reshape(image.shape[:3]) != 0
+        if not mask.any():
+            raise DataError("the mask is empty", file=self.inputs.given_mask, expected="at least one voxel")
+        return mask
+
+
+def combined(magnitude: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Root mean square over the echoes."""
+    return np.sqrt(np.mean(np.square(magnitude), axis=0, dtype=np.float32))
+
+
+class QSMMaskInputSpec(base.StepInputSpec):
+    """The brain, the quality of its phase and the fit of its echoes."""
+
+    brain = File(exists=True, mandatory=True)
+    quality = File(exists=True, mandatory=True)
+    noise_hz = File(exists=True, mandatory=True)
+    residual = File(exists=True, mandatory=True)
+    as_given = traits.Bool(False, usedefault=True, desc="use the brain mask unchanged")
+    parameters = traits.Dict(usedefault=True)
+
+
+class QSMMaskOutputSpec(TraitedSpec):
+    """The mask for background removal, and the reliability of each voxel."""
+
+    mask = File()
+    weights = File()
+
+
+class QSMMask(base.Step):
+    """Brain times phase quality, and weights from the noise of the field."""
+
+    input_spec = QSMMaskInputSpec
+    output_spec = QSMMaskOutputSpec
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """Load, combine, save."""
+        from qsmprep.core.masking import consensus_mask  # noqa: PLC0415
+
+        quality, image = base.load(self.inputs.quality)
+        noise, _ = base.load(self.inputs.noise_hz)
+        residual, _ = base.load(self.inputs.residual)
+        brain = base.load_mask(self.inputs.brain)
+        mask = brain if self.inputs.as_given else consensus_mask(brain, quality, base.grid_of(image))
+        return {
+            "mask": base.save(folder, "mask", mask, image),
+            "weights": base.save(folder, "weights", reliability(noise, residual, mask), image),
+        }
+
+
+def fsl_bet(magnitude: NDArray[np.float32], grid: Grid, params: FslBetParams) -> NDArray[np.bool_]:
+    """Brain mask by FSL's ``bet``, run through Nipype.
+
+    Parameters
+    ----------
+    magnitude : (nx, ny, nz) array
+        Image of the head.
+    grid : Grid
+        Its voxel size.
+    params : FslBetParams
+        Fractional intensity threshold.
+
+    Raises
+    ------
+    MissingFileError
+        When FSL is not installed.
+    """
+    from nipype.interfaces import fsl  # noqa: PLC0415 - looks for FSL when it is imported
+
+    if shutil.which("bet") is None:
+        raise MissingFileError("FSL's `bet` is not on the PATH", remedy="install FSL and load it, or use --mask bet")
+    with tempfile.TemporaryDirectory() as folder:
+        head = Path(folder) / "head.nii"
+        nib.Nifti1Image(magnitude, np.diag([*grid.voxel_mm, 1.0])).to_filename(head)
+        bet = fsl.BET(in_file=str(head), out_file="brain.nii", mask=True, no_output=True, frac=params.fraction)
+        bet.inputs.output_type = "NIFTI"
+        outputs = bet.run(cwd=folder).outputs
+        return base.load_mask(outputs.mask_file)

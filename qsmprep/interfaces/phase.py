@@ -1,0 +1,238 @@
+"""From the scanner's images to a field map."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nipype.interfaces.base import File, TraitedSpec, traits
+from numpy.typing import NDArray
+
+from qsmprep.core.grid import Grid
+from qsmprep.errors import DataError
+from qsmprep.interfaces import base
+
+
+class ConformInputSpec(base.StepInputSpec):
+    """The echoes as they are stored, in the order of echo time."""
+
+    magnitude = traits.List(File(exists=True))
+    phase = traits.List(File(exists=True))
+    real = traits.List(File(exists=True))
+    imag = traits.List(File(exists=True))
+    units = traits.Str(usedefault=True, desc="`Units` of the phase, empty when unknown")
+    manufacturer = traits.Str(usedefault=True)
+    sign = traits.Enum(1, -1, usedefault=True)
+
+
+class ConformOutputSpec(TraitedSpec):
+    """Magnitude and phase (radians) of all echoes, each as one series."""
+
+    magnitude = File()
+    phase = File()
+    info = File()
+
+
+class Conform(base.Step):
+    """Stack the echoes, bring the phase to radians and the numbers to finite ones."""
+
+    input_spec = ConformInputSpec
+    output_spec = ConformOutputSpec
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """Load, scale, save."""
+        from qsmprep.core.phase import complex_from_parts, scale_phase  # noqa: PLC0415
+
+        inputs = self.inputs
+        if inputs.real:
+            real, like, _ = stack(inputs.real)
+            imag, _, _ = stack(inputs.imag, like)
+            magnitude, phase = complex_from_parts(real, imag * inputs.sign)
+            scaling: dict[str, Any] = {"rule": "real and imaginary parts", "sign": inputs.sign}
+        else:
+            stored, like, raw = stack(inputs.phase)
+            phase, found = scale_phase(
+                stored, units=inputs.units or None, manufacturer=inputs.manufacturer or None, sign=inputs.sign, **raw
+            )
+            scaling = dataclasses.asdict(found)
+            magnitude = stack(inputs.magnitude, like)[0] if inputs.magnitude else np.ones_like(phase)
+        bad = ~np.isfinite(magnitude)
+        scaling["n_nonfinite_magnitude"] = int(bad.sum())
+        magnitude[bad] = 0
+        check_magnitude(magnitude, inputs.magnitude)
+        return {
+            "magnitude": base.save(folder, "magnitude", magnitude.astype(np.float32), like),
+            "phase": base.save(folder, "phase", phase.astype(np.float32), like),
+            "info": base.save_info(folder, {"phase_scaling": scaling, "has_magnitude": bool(len(inputs.magnitude) or len(inputs.real))}),
+        }
+
+
+def check_magnitude(magnitude: NDArray[np.float32], files: list[str]) -> None:
+    """Refuse a magnitude without any signal."""
+    for number, echo in enumerate(magnitude):
+        if not np.any(echo > 0):
+            raise DataError(
+                "the magnitude image holds no signal",
+                file=files[number] if files else None,
+                expected="positive values inside the head",
+            )
+
+
+def stack(
+    files: list[str], like: nib.Nifti1Image | None = None
+) -> tuple[NDArray[np.float32], nib.Nifti1Image, dict[str, Any]]:
+    """Read volumes of one geometry into (n, nx, ny, nz), with what their headers say of the stored numbers."""
+    volumes, raw_low, raw_high = [], [], []
+    first: nib.Nifti1Image | None = like
+    for path in files:
+        data, image = base.load(path)
+        data = data.reshape(data.shape[:3]) if data.ndim > 3 and data.shape[3:] == (1,) * (data.ndim - 3) else data
+        if data.ndim != 3:
+            raise DataError(f"the image has shape {data.shape}", file=path, expected="one volume of three dimensions")
+        first = first or image
+        if data.shape != first.shape[:3] or not np.allclose(image.affine, first.affine, atol=1e-3):
+            raise DataError("the image is on another grid than the first echo", file=path, expected=str(first.shape[:3]))
+        unscaled = np.asanyarray(image.dataobj.get_unscaled())
+        raw_low.append(float(np.nanmin(unscaled)))
+        raw_high.append(float(np.nanmax(unscaled)))
+        volumes.append(data)
+    if first is None:
+        raise DataError("no images were given")
+    header = nib.load(files[0]).dataobj
+    raw = {
+        "raw_range": (min(raw_low), max(raw_high)),
+        "slope": float(header.slope),
+        "inter": float(header.inter),
+        "dtype": str(header.dtype),
+    }
+    return np.stack(volumes), first, raw
+
+
+class UnwrapInputSpec(base.MethodInputSpec):
+    """Wrapped phase of all echoes."""
+
+    magnitude = File(exists=True, mandatory=True)
+    phase = File(exists=True, mandatory=True)
+    mask = File(exists=True, mandatory=True)
+    te_s = traits.List(traits.Float(), mandatory=True)
+
+
+class UnwrapOutputSpec(TraitedSpec):
+    """Unwrapped phase, wrapped phase without offset, and the quality of the phase."""
+
+    unwrapped = File()
+    phase = File()
+    quality = File()
+    info = File()
+
+
+class Unwrap(base.Step):
+    """Remove the phase offset (MCPC-3D-S) and unwrap."""
+
+    input_spec = UnwrapInputSpec
+    output_spec = UnwrapOutputSpec
+    step = "unwrap"
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """Load, correct, unwrap, save."""
+        from qsmprep.core.offset import remove_offset  # noqa: PLC0415
+        from qsmprep.core.unwrap.romeo import voxel_quality  # noqa: PLC0415
+
+        magnitude, image = base.load_echoes(self.inputs.magnitude)
+        phase, _ = base.load_echoes(self.inputs.phase)
+        mask, te_s, grid = base.load_mask(self.inputs.mask), list(self.inputs.te_s), base.grid_of(image)
+        corrected, offset_info = _offset_free(remove_offset, phase, magnitude, mask, te_s, grid)
+        function, params = self.method()
+        unwrapped = function(corrected, magnitude, mask, te_s, grid, params)
+        quality = voxel_quality(corrected, magnitude, te_s)
+        return {
+            "unwrapped": base.save(folder, "unwrapped", unwrapped.phase_rad, image),
+            "phase": base.save(folder, "phase", corrected, image),
+            "quality": base.save(folder, "quality", quality.astype(np.float32), image),
+            "info": base.save_info(folder, {**unwrapped.info, **offset_info, "exact": unwrapped.exact}),
+        }
+
+
+def _offset_free(
+    remove: Any, phase: NDArray[np.float32], magnitude: NDArray[np.float32], mask: NDArray[np.bool_], te_s: list[float], grid: Grid
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    if len(te_s) < 2:
+        return phase, {"offset": "not removed: one echo"}
+    result = remove(phase, magnitude, mask, te_s, grid)
+    return result.phase_rad, {"offset": "MCPC-3D-S"}
+
+
+class FitFieldInputSpec(base.MethodInputSpec):
+    """Unwrapped and wrapped phase with the magnitude."""
+
+    unwrapped = File(exists=True, mandatory=True)
+    phase = File(exists=True, mandatory=True)
+    magnitude = File(exists=True, mandatory=True)
+    mask = File(exists=True, mandatory=True)
+    te_s = traits.List(traits.Float(), mandatory=True)
+
+
+class FitFieldOutputSpec(TraitedSpec):
+    """Field, noise and fit residual."""
+
+    field_hz = File()
+    noise_hz = File()
+    residual = File()
+    info = File()
+
+
+class FitField(base.Step):
+    """Combine the echoes into one field map."""
+
+    input_spec = FitFieldInputSpec
+    output_spec = FitFieldOutputSpec
+    step = "combine"
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """Load, fit, save."""
+        unwrapped, image = base.load_echoes(self.inputs.unwrapped)
+        phase, _ = base.load_echoes(self.inputs.phase)
+        magnitude, _ = base.load_echoes(self.inputs.magnitude)
+        mask = base.load_mask(self.inputs.mask)
+        function, params = self.method()
+        fit = function(unwrapped, phase, magnitude, mask, list(self.inputs.te_s), params)
+        return {
+            "field_hz": base.save(folder, "field_hz", fit.field_hz, image),
+            "noise_hz": base.save(folder, "noise_hz", fit.noise_hz, image),
+            "residual": base.save(folder, "residual", fit.residual, image),
+            "info": base.save_info(folder, fit.info),
+        }
+
+
+class FitR2StarInputSpec(base.StepInputSpec):
+    """Magnitude of all echoes."""
+
+    magnitude = File(exists=True, mandatory=True)
+    mask = File(exists=True, mandatory=True)
+    te_s = traits.List(traits.Float(), mandatory=True)
+
+
+class FitR2StarOutputSpec(TraitedSpec):
+    """Relaxation maps."""
+
+    r2star_hz = File()
+    t2star_s = File()
+    s0 = File()
+
+
+class FitR2Star(base.Step):
+    """R2*, T2* and S0 from the decay of the magnitude."""
+
+    input_spec = FitR2StarInputSpec
+    output_spec = FitR2StarOutputSpec
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """Load, fit, save."""
+        from qsmprep.core.relaxometry import fit_r2star  # noqa: PLC0415
+
+        magnitude, image = base.load_echoes(self.inputs.magnitude)
+        fit = fit_r2star(magnitude, list(self.inputs.te_s), base.load_mask(self.inputs.mask))
+        return {name: base.save(folder, name, getattr(fit, name), image) for name in ("r2star_hz", "t2star_s", "s0")}

@@ -1,0 +1,194 @@
+"""The graph of one acquisition: from its echoes to susceptibility maps.
+
+Which step runs when; no numerics, no file formats.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nipype.interfaces.base import isdefined
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow
+
+from qsmprep.bids.acquisition import Acquisition
+from qsmprep.core.methods import METHODS
+from qsmprep.interfaces.inversion import Invert, Reference, RemoveBackground
+from qsmprep.interfaces.masks import BrainMask, QSMMask
+from qsmprep.interfaces.phase import Conform, FitField, FitR2Star, Unwrap
+from qsmprep.settings import Settings
+
+BYTES_PER_VOXEL = {"conform": 40, "unwrap": 80, "fieldmap": 120, "background": 400, "invert": 700}
+"""Memory of a node in bytes per voxel (and echo, for the first three); a nominal figure for the scheduler."""
+
+
+def init_acquisition_wf(acquisition: Acquisition, settings: Settings, n_voxels: int) -> LiterateWorkflow:
+    """Build the graph that computes everything of one acquisition.
+
+    Parameters
+    ----------
+    acquisition : Acquisition
+        What there is.
+    settings : Settings
+        What is wanted.
+    n_voxels : int
+        Voxels of one echo, for the memory estimates.
+
+    Returns
+    -------
+    LiterateWorkflow
+        Its nodes are ``conform``, ``brain``, ``unwrap``, ``fieldmap``, ``qsmmask``, ``background``,
+        ``r2star`` (for two or more echoes), and for every inversion ``invert_<name>`` and
+        ``reference_<name>``. ``__desc__`` holds the methods text.
+    """
+    workflow = LiterateWorkflow(name=workflow_name(acquisition))
+    gb = n_voxels * len(acquisition.echoes) / 1e9
+    field_nodes = _field_part(workflow, acquisition, settings, gb)
+    _chi_part(workflow, acquisition, settings, n_voxels / 1e9, field_nodes)
+    workflow.__desc__ = methods_text(acquisition, settings)
+    return workflow
+
+
+def workflow_name(acquisition: Acquisition) -> str:
+    """The name of the graph, from the entities: letters, digits and underscores."""
+    return acquisition.key.replace("-", "_") + "_wf"
+
+
+def _node(interface: Any, name: str, mem_gb: float, n_procs: int = 1) -> pe.Node:
+    node = pe.Node(interface, name=name, mem_gb=max(mem_gb, 0.3), n_procs=n_procs)
+    node.interface.inputs.num_threads = n_procs
+    return node
+
+
+def _field_part(
+    workflow: LiterateWorkflow, acquisition: Acquisition, settings: Settings, gb: float
+) -> dict[str, pe.Node]:
+    """Echoes to field map, masks and relaxation."""
+    te_s, threads = list(acquisition.te_s), settings.omp_nthreads
+    conform = _node(Conform(**_images(acquisition, settings)), "conform", gb * BYTES_PER_VOXEL["conform"])
+    brain = _node(BrainMask(**_chosen(settings, "mask", settings.mask)), "brain", gb * BYTES_PER_VOXEL["conform"])
+    if acquisition.given_mask is not None:
+        brain.inputs.given_mask = str(acquisition.given_mask)
+    unwrap = _node(
+        Unwrap(te_s=te_s, **_chosen(settings, "unwrap", settings.unwrap)), "unwrap", gb * BYTES_PER_VOXEL["unwrap"]
+    )
+    fieldmap = _node(
+        FitField(te_s=te_s, **_chosen(settings, "combine", settings.combine)),
+        "fieldmap",
+        gb * BYTES_PER_VOXEL["fieldmap"],
+        threads,
+    )
+    qsmmask = _node(QSMMask(as_given=acquisition.given_mask is not None), "qsmmask", gb * BYTES_PER_VOXEL["conform"])
+    workflow.connect(
+        [
+            (conform, brain, [("magnitude", "magnitude")]),
+            (conform, unwrap, [("magnitude", "magnitude"), ("phase", "phase")]),
+            (brain, unwrap, [("mask", "mask")]),
+            (conform, fieldmap, [("magnitude", "magnitude")]),
+            (unwrap, fieldmap, [("unwrapped", "unwrapped"), ("phase", "phase")]),
+            (brain, fieldmap, [("mask", "mask")]),
+            (brain, qsmmask, [("mask", "brain")]),
+            (unwrap, qsmmask, [("quality", "quality")]),
+            (fieldmap, qsmmask, [("noise_hz", "noise_hz"), ("residual", "residual")]),
+        ]
+    )
+    if len(te_s) > 1:
+        r2star = _node(FitR2Star(te_s=te_s), "r2star", gb * BYTES_PER_VOXEL["conform"])
+        workflow.connect([(conform, r2star, [("magnitude", "magnitude")]), (brain, r2star, [("mask", "mask")])])
+    return {"conform": conform, "fieldmap": fieldmap, "qsmmask": qsmmask}
+
+
+def _chi_part(
+    workflow: LiterateWorkflow, acquisition: Acquisition, settings: Settings, gb: float, nodes: dict[str, pe.Node]
+) -> None:
+    """Field map to susceptibility, once for every inversion."""
+    b0_t, threads = acquisition.b0_t, settings.omp_nthreads
+    background = _node(
+        RemoveBackground(b0_t=b0_t, device=settings.device, **_chosen(settings, "background", settings.background)),
+        "background",
+        gb * BYTES_PER_VOXEL["background"],
+        threads,
+    )
+    workflow.connect(
+        [
+            (nodes["fieldmap"], background, [("field_hz", "field_hz")]),
+            (nodes["qsmmask"], background, [("mask", "mask"), ("weights", "weights")]),
+        ]
+    )
+    for name in settings.inversions:
+        invert = _node(
+            Invert(
+                b0_t=b0_t,
+                te_s=acquisition.te_s[-1],
+                device=settings.device,
+                **_chosen(settings, "inversion", name),
+            ),
+            f"invert_{name}",
+            gb * BYTES_PER_VOXEL["invert"],
+            threads,
+        )
+        reference = _node(
+            Reference(**_chosen(settings, "reference", settings.reference)), f"reference_{name}", gb * 20
+        )
+        workflow.connect(
+            [
+                (background, invert, [("local_hz", "local_hz"), ("mask", "mask")]),
+                (nodes["qsmmask"], invert, [("weights", "weights")]),
+                (nodes["conform"], invert, [("magnitude", "magnitude")]),
+                (invert, reference, [("chi_ppm", "chi_ppm")]),
+                (background, reference, [("mask", "mask")]),
+            ]
+        )
+
+
+def _chosen(settings: Settings, step: str, name: str) -> dict[str, Any]:
+    """Method and fully resolved parameters, so that another default does not reuse old results."""
+    resolved = settings.to_dict()["parameters"][name]
+    METHODS.get(step, name)
+    return {"method": name, "parameters": resolved}
+
+
+def _images(acquisition: Acquisition, settings: Settings) -> dict[str, Any]:
+    echoes = acquisition.echoes
+    values: dict[str, Any] = {
+        kind: [str(getattr(echo, kind)) for echo in echoes if getattr(echo, kind) is not None]
+        for kind in ("magnitude", "phase", "real", "imag")
+    }
+    values = {kind: files for kind, files in values.items() if files}
+    values["units"] = acquisition.phase_units or ""
+    values["manufacturer"] = str(acquisition.metadata.get("Manufacturer", ""))
+    values["sign"] = settings.phase_sign
+    return {name: value for name, value in values.items() if isdefined(value)}
+
+
+def methods_text(acquisition: Acquisition, settings: Settings) -> str:
+    """What was done, in sentences, with citation keys as ``[@key]``."""
+    te_ms = ", ".join(f"{1e3 * te:g}" for te in acquisition.te_s)
+    plural = "echoes" if len(acquisition.echoes) > 1 else "echo"
+    text = [
+        f"Gradient-echo data ({acquisition.b0_t:g} T, {len(acquisition.echoes)} {plural} at {te_ms} ms) were processed "
+        "with qsmprep [@gorgolewski2011; @gorgolewski2017]."
+    ]
+    if acquisition.given_mask is None:
+        text.append(_sentence(settings, "mask", settings.mask))
+    else:
+        text.append("The brain mask was supplied with the data.")
+    if len(acquisition.echoes) > 1:
+        text.append("Phase offsets were removed with MCPC-3D-S [@eckstein2018].")
+    text.append(_sentence(settings, "unwrap", settings.unwrap))
+    if len(acquisition.echoes) > 1:
+        text.append(_sentence(settings, "combine", settings.combine))
+    text.append(_sentence(settings, "background", settings.background))
+    text.extend(_sentence(settings, "inversion", name) for name in settings.inversions)
+    text.append(_sentence(settings, "reference", settings.reference))
+    text.append(
+        "The direction of the static field in the voxel axes was taken from the image orientation. Processing and "
+        "reporting follow the consensus recommendations [@bilgic2024consensus]."
+    )
+    return " ".join(text) + "\n"
+
+
+def _sentence(settings: Settings, step: str, name: str) -> str:
+    method = METHODS.get(step, name)
+    cited = f" [{'; '.join('@' + key for key in method.citations)}]" if method.citations else ""
+    return method.describe(settings.params(step, name)) + cited + "."

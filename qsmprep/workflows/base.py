@@ -1,0 +1,43 @@
+"""The graph of a whole run: one branch per acquisition, each with its outputs and its report."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from nipype import config
+from niworkflows.engine.workflows import LiterateWorkflow
+
+from qsmprep.bids.acquisition import Acquisition
+from qsmprep.core.grid import Grid
+from qsmprep.settings import Settings
+from qsmprep.workflows.acquisition import init_acquisition_wf
+from qsmprep.workflows.outputs import add_outputs
+from qsmprep.workflows.stages import add_stage_reports
+
+WORKFLOW_NAME = "qsmprep_wf"
+
+
+def init_qsmprep_wf(units: list[tuple[Acquisition, Grid]], settings: Settings) -> LiterateWorkflow:
+    """Build the graph of all acquisitions.
+
+    Parameters
+    ----------
+    units : list of (Acquisition, Grid)
+        Each with the grid of its images.
+    settings : Settings
+        What is wanted; ``work_dir`` becomes the base folder of the graph.
+    """
+    workflow = LiterateWorkflow(name=WORKFLOW_NAME, base_dir=str(settings.work_dir))
+    for acquisition, grid in units:
+        branch = init_acquisition_wf(acquisition, settings, math.prod(grid.shape))
+        add_outputs(branch, acquisition, grid, settings)
+        add_stage_reports(branch, acquisition, settings)
+        workflow.add_nodes([branch])
+    return workflow
+
+
+def write_graph(workflow: LiterateWorkflow, log_dir: Path) -> None:
+    """Write the graph in dot format into the logs (drawn too where graphviz is installed)."""
+    config.set("logging", "workflow_level", "CRITICAL")
+    workflow.write_graph(dotfilename=str(log_dir / "graph.dot"), graph2use="colored", format="svg", simple_form=True)

@@ -1,0 +1,145 @@
+"""What is written, where, and what its sidecar says: one table, and the nodes made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from nipype.interfaces.utility import Merge
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow
+
+from qsmprep.bids.acquisition import Acquisition
+from qsmprep.bids.names import derivative_path
+from qsmprep.bids.sidecars import Sidecar, bids_uri, sidecar_json
+from qsmprep.core.bibliography import load
+from qsmprep.core.grid import Grid
+from qsmprep.core.methods import METHODS
+from qsmprep.interfaces.publish import Publish
+from qsmprep.settings import Settings
+from qsmprep.version import qsmprep_version
+
+
+@dataclass(frozen=True)
+class Product:
+    """One published image: the node and output it comes from, its name, and what is said of it."""
+
+    node: str
+    output: str
+    suffix: str
+    description: str
+    entities: dict[str, Any] = field(default_factory=dict)
+    infos: tuple[str, ...] = ()
+    kind: str = "map"
+    volume: int = -1
+    says: dict[str, Any] = field(default_factory=dict)
+    minimal: bool = True
+    """Whether it is written at ``--level minimal`` too."""
+
+
+def products(acquisition: Acquisition, settings: Settings) -> Iterator[Product]:
+    """Everything that is published of an acquisition."""
+    several = len(acquisition.echoes) > 1
+    stripped, whole = {"skull_stripped": True}, {"skull_stripped": False}
+    combine = _method("combine", settings.combine, settings) if several else _method("unwrap", settings.unwrap, settings)
+    yield Product(
+        "brain",
+        "mask",
+        "mask",
+        "Brain mask",
+        {"desc": "brain"},
+        ("brain",),
+        "mask",
+        says={"mask_type": "Brain", **({} if acquisition.given_mask else _method("mask", settings.mask, settings))},
+    )
+    qsm_mask = "Voxels where susceptibility is defined: the brain less unreliable phase and less what background removal erodes"
+    yield Product("background", "mask", "mask", qsm_mask, {"desc": "qsm"}, (), "mask", says={"mask_type": "ROI"})
+    yield Product(
+        "fieldmap", "field_hz", "fieldmap", "Total field offset", {"desc": "total"}, ("conform", "unwrap"),
+        says={**stripped, **combine}, minimal=False,
+    )  # fmt: skip
+    yield Product(
+        "background", "local_hz", "fieldmap", "Local (tissue) field offset", {"desc": "local"}, ("conform",),
+        says={**stripped, **_method("background", settings.background, settings)}, minimal=False,
+    )  # fmt: skip
+    for desc in ("total", "local"):
+        text = "Root mean square of the magnitude over the echoes"
+        yield Product("conform", "magnitude", "magnitude", text, {"desc": desc}, says=whole, minimal=False)
+    if several:
+        for output, suffix, text in (
+            ("r2star_hz", "R2starmap", "Effective transverse relaxation rate"),
+            ("t2star_s", "T2starmap", "Effective transverse relaxation time"),
+            ("s0", "S0map", "Signal extrapolated to echo time zero"),
+        ):
+            yield Product("r2star", output, suffix, text, says=stripped)
+    yield from _unwrapped(acquisition, settings, stripped)
+    for name in settings.inversions:
+        text = f"Magnetic susceptibility ({METHODS.get('inversion', name).title})"
+        says = {**stripped, **_method("inversion", name, settings), "susceptibility_reference": settings.reference}
+        infos = ("conform", f"invert_{name}", f"reference_{name}")
+        yield Product(f"reference_{name}", "chi_ppm", "Chimap", text, {"desc": name}, infos, says=says)
+
+
+def _unwrapped(acquisition: Acquisition, settings: Settings, stripped: dict[str, Any]) -> Iterator[Product]:
+    says = {**stripped, "units": "rad", **_method("unwrap", settings.unwrap, settings)}
+    several = len(acquisition.echoes) > 1
+    suffix = "MEGRE" if several else ("T2starw" if acquisition.suffix == "MEGRE" else acquisition.suffix)
+    for number in range(len(acquisition.echoes)):
+        entities = {"part": "phase", "desc": "unwrapped", **({"echo": number + 1} if several else {})}
+        text = "Unwrapped phase" + (", phase offset removed" if several else "")
+        yield Product("unwrap", "unwrapped", suffix, text, entities, ("unwrap",), "map", number, says, minimal=False)
+
+
+def _method(step: str, name: str, settings: Settings) -> dict[str, Any]:
+    """What the sidecar says of a registered method."""
+    method, entries = METHODS.get(step, name), load()
+    urls = [entries[key].url for key in method.citations if entries[key].url]
+    return {
+        "algorithm": method.title,
+        "reference": urls[0] if urls else None,
+        "parameters": settings.params(step, name),
+    }
+
+
+def add_outputs(workflow: LiterateWorkflow, acquisition: Acquisition, grid: Grid, settings: Settings) -> None:
+    """Connect one publishing node per product to the graph of an acquisition.
+
+    Parameters
+    ----------
+    workflow : LiterateWorkflow
+        From :func:`qsmprep.workflows.acquisition.init_acquisition_wf`.
+    acquisition : Acquisition
+        What is processed.
+    grid : Grid
+        Of its images; the direction of B0 goes into the sidecars.
+    settings : Settings
+        What is wanted.
+    """
+    links = {"raw": settings.bids_dir, **{f"deriv{n}": path for n, path in enumerate(settings.derivatives)}}
+    sources = tuple(bids_uri(path, settings.out_dir, links) for path in acquisition.files)
+    execution = {"RandomSeed": settings.random_seed, "Threads": settings.omp_nthreads, "Dtype": "float32"}
+    for number, product in enumerate(products(acquisition, settings)):
+        if settings.level == "minimal" and not product.minimal:
+            continue
+        b0_dir = grid.b0_dir if product.suffix in ("Chimap", "fieldmap") else None
+        extra = {"SoftwareVersion": f"qsmprep {qsmprep_version()}", "MagneticFieldStrengthSource": acquisition.b0_source}
+        sidecar = Sidecar(
+            product.description, sources, b0_dir=b0_dir, execution=execution, extra=extra, **product.says
+        )
+        node = pe.Node(
+            Publish(
+                out_file=str(derivative_path(settings.out_dir, acquisition, product.suffix, **product.entities)),
+                kind=product.kind,
+                volume=product.volume,
+                sidecar=sidecar_json(sidecar, acquisition, product.suffix, **product.entities),
+            ),
+            name=f"publish_{number:02d}_{product.suffix}",
+            mem_gb=0.3,
+        )
+        workflow.connect(workflow.get_node(product.node), product.output, node, "in_file")
+        if product.infos:
+            merge = pe.Node(Merge(len(product.infos)), name=f"publish_{number:02d}_info", run_without_submitting=True)
+            for place, source in enumerate(product.infos, start=1):
+                workflow.connect(workflow.get_node(source), "info", merge, f"in{place}")
+            workflow.connect(merge, "out", node, "infos")

@@ -1,0 +1,245 @@
+"""After the graph: one record an acquisition, one page a subject."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from collections import defaultdict
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from qsmprep.bids.acquisition import Acquisition
+from qsmprep.bids.names import derivative_path
+from qsmprep.bids.preflight import Preflight, Verdict
+from qsmprep.core.grid import Grid
+from qsmprep.core.methods import METHODS
+from qsmprep.errors import NoMatchError, QSMPrepError
+from qsmprep.reports import record as rec
+from qsmprep.reports.page import write_subject_page
+from qsmprep.settings import Settings
+from qsmprep.workflows.acquisition import methods_text, workflow_name
+from qsmprep.workflows.base import WORKFLOW_NAME
+from qsmprep.workflows.boilerplate import render
+from qsmprep.workflows.engine import Outcome, StepState, why
+from qsmprep.version import qsmprep_version
+
+REPORTED_VERSIONS = ("nipype", "torch", "numpy", "scipy", "nibabel", "scikit-image", "numba")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A step that failed, and what the run's exit code makes of it."""
+
+    step: str
+    message: str
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of an acquisition."""
+
+    key: str
+    errors: tuple[Failure, ...] = ()
+    page: Path | None = None
+
+
+@dataclass
+class Gathered:
+    """What the nodes of one acquisition left."""
+
+    figures: list[rec.FigureRef] = field(default_factory=list)
+    metrics: list[rec.Metric] = field(default_factory=list)
+    notes: list[rec.WarningEntry] = field(default_factory=list)
+    uses: list[rec.StepUse] = field(default_factory=list)
+    entries: list[rec.ErrorEntry] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+
+def write_pages(
+    settings: Settings, found: Preflight, grids: dict[str, Grid], outcome: Outcome, log_dir: Path
+) -> list[Result]:
+    """Write the record of every acquisition and the page of every subject.
+
+    A page that cannot be written is a failure of its subject, and of no other.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the run.
+    found : Preflight
+        Acquisitions, and what could not be processed.
+    grids : dict
+        Grid of each acquisition by its key.
+    outcome : Outcome
+        What became of every node.
+    log_dir : Path
+        Where crash files are.
+    """
+    records: dict[str, list[rec.AcquisitionRecord]] = defaultdict(list)
+    failures: dict[str, list[Failure]] = {}
+    for verdict in found.verdicts:
+        if verdict.acquisition is None:
+            records[verdict.subject].append(_refused(verdict))
+            continue
+        gathered = gather(workflow_name(verdict.acquisition), outcome, settings.out_dir, log_dir)
+        record = make_record(verdict, verdict.acquisition, grids[verdict.key], settings, gathered)
+        failures[verdict.key] = gathered.failures
+        path = derivative_path(settings.out_dir, verdict.acquisition, "metrics", ".json", desc="qc")
+        rec.write_record(record, path)
+        records[verdict.subject].append(record)
+    results = []
+    for subject, subject_records in records.items():
+        page, trouble = _page(settings.out_dir, subject, subject_records)
+        for record in subject_records:
+            results.append(Result(record.key, (*failures.get(record.key, ()), *trouble), page))
+    return results
+
+
+def _page(out_dir: Path, subject: str, records: list[rec.AcquisitionRecord]) -> tuple[Path | None, tuple[Failure, ...]]:
+    try:
+        return write_subject_page(out_dir, subject, records), ()
+    except QSMPrepError as error:
+        return None, (Failure("report", str(error), error.exit_code),)
+
+
+def rewrite_pages(settings: Settings) -> int:
+    """Write the pages again from the records and figures in the output folder (``--reports-only``)."""
+    subjects = settings.participants or tuple(
+        sorted(p.name.removeprefix("sub-") for p in settings.out_dir.glob("sub-*") if p.is_dir())
+    )
+    count = 0
+    for subject in subjects:
+        records = rec.read_records(settings.out_dir, subject)
+        if records:
+            print(f"Report: {write_subject_page(settings.out_dir, subject, records)}")
+            count += 1
+    if not count:
+        raise NoMatchError(
+            "there is nothing to report on", file=settings.out_dir, expected="outputs of an earlier run of qsmprep"
+        )
+    return 0
+
+
+def gather(branch: str, outcome: Outcome, out_dir: Path, log_dir: Path) -> Gathered:
+    """Collect fragments, times and failures of the nodes of one branch of the graph."""
+    result = Gathered()
+    for step in outcome.steps.values():
+        if not step.name.startswith(f"{WORKFLOW_NAME}.{branch}."):
+            continue
+        name = step.name.rsplit(".", 1)[1]
+        if step.status != "end":
+            _note_failure(result, name, step, out_dir, log_dir)
+            continue
+        if not name.startswith(("publish_", "report_")):
+            result.uses.append(rec.StepUse(name, round(step.seconds, 2)))
+        if name.startswith("report_") and step.folder is not None and (step.folder / "fragment.json").exists():
+            content = json.loads((step.folder / "fragment.json").read_text())
+            result.figures += [rec.FigureRef(**figure) for figure in content["figures"]]
+            result.metrics += [rec.Metric(**metric) for metric in content["metrics"]]
+        if step.folder is not None and (step.folder / "info.json").exists():
+            info = json.loads((step.folder / "info.json").read_text())
+            result.notes += [rec.WarningEntry(text) for text in info.get("warnings", ())]
+    order = ("magnitude", "phase", "residual", "field", "chi", "difference", "r2star", "histogram", "rim", "consistency")
+    result.figures.sort(key=lambda figure: order.index(figure.stage) if figure.stage in order else len(order))
+    return result
+
+
+def _note_failure(result: Gathered, name: str, step: StepState, out_dir: Path, log_dir: Path) -> None:
+    reason = why(step)
+    parts = [str(reason["what"])]
+    if reason.get("file"):
+        parts.append(f"File: {reason['file']}")
+    if reason.get("expected"):
+        parts.append(f"Expected: {reason['expected']}")
+    cause, remedy = ". ".join(parts), str(reason.get("remedy") or "")
+    crash = sorted(log_dir.glob(f"crash-*{name}*.txt"))
+    crash_file = crash[-1].relative_to(out_dir).as_posix() if crash else ""
+    result.entries.append(rec.ErrorEntry(name, cause, remedy, crash_file))
+    message = f"{cause}." + (f" Do: {remedy}." if remedy else "")
+    result.failures.append(Failure(name, message, int(reason["exit_code"])))
+
+
+def make_record(
+    verdict: Verdict, acquisition: Acquisition, grid: Grid, settings: Settings, gathered: Gathered
+) -> rec.AcquisitionRecord:
+    """Put everything the page says of an acquisition together."""
+    text, references = render(methods_text(acquisition, settings))
+    return rec.AcquisitionRecord(
+        key=acquisition.key,
+        subject=acquisition.subject,
+        session=acquisition.session,
+        inputs=tuple(input_rows(acquisition, grid)),
+        warnings=(*(rec.WarningEntry(text) for text in verdict.warnings), *gathered.notes),
+        metrics=tuple(gathered.metrics),
+        figures=tuple(gathered.figures),
+        methods_markdown=text,
+        bibliography=tuple(references),
+        settings=settings.to_dict(),
+        versions=versions(),
+        metadata=dict(acquisition.metadata),
+        processing=tuple(processing(acquisition, settings)),
+        resources=tuple(gathered.uses),
+        errors=tuple(gathered.entries),
+    )
+
+
+def _refused(verdict: Verdict) -> rec.AcquisitionRecord:
+    """The record of what could not be processed at all; it is on the page, not among the outputs."""
+    entries = tuple(
+        rec.ErrorEntry(
+            "preflight",
+            " ".join(filter(None, [p.what, p.file and f"File: {p.file}", p.expected and f"Expected: {p.expected}"])),
+            p.remedy or "",
+        )
+        for p in verdict.problems
+    )
+    warnings = tuple(rec.WarningEntry(text) for text in verdict.warnings)
+    return rec.AcquisitionRecord(
+        key=verdict.key, subject=verdict.subject, warnings=warnings, errors=entries, versions=versions()
+    )
+
+
+def input_rows(acquisition: Acquisition, grid: Grid) -> list[rec.Row]:
+    """The table of inputs."""
+    return [
+        rec.Row("Field strength", acquisition.b0_t, "T"),
+        rec.Row("Field strength from", acquisition.b0_source),
+        rec.Row("Echoes", len(acquisition.echoes)),
+        rec.Row("Echo times", [round(1e3 * te, 4) for te in acquisition.te_s], "ms"),
+        rec.Row("Matrix", list(grid.shape)),
+        rec.Row("Voxel size", [round(mm, 4) for mm in grid.voxel_mm], "mm"),
+        rec.Row("B0 direction in the voxel axes", [round(c, 4) for c in grid.b0_dir]),
+        rec.Row("Tilt against the nearest axis", round(grid.tilt_deg, 2), "degrees"),
+        rec.Row("Phase units", acquisition.phase_units or "not stated"),
+        rec.Row("Magnitude", "measured" if acquisition.has_magnitude else "absent: uniform"),
+        rec.Row("Brain mask", acquisition.given_mask.name if acquisition.given_mask else "computed"),
+        rec.Row("T1w", acquisition.t1w.name if acquisition.t1w else "none"),
+    ]
+
+
+def processing(acquisition: Acquisition, settings: Settings) -> list[rec.ProcessingStep]:
+    """Every method with its resolved parameters."""
+    steps = [("mask", settings.mask), ("unwrap", settings.unwrap), ("combine", settings.combine)]
+    steps += [("background", settings.background)]
+    steps += [("inversion", name) for name in settings.inversions] + [("reference", settings.reference)]
+    if acquisition.given_mask is not None:
+        steps = steps[1:]
+    return [
+        rec.ProcessingStep(step, METHODS.get(step, name).title, dataclasses.asdict(settings.params(step, name)))
+        for step, name in steps
+    ]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed the results."""
+    result: dict[str, Any] = {"qsmprep": qsmprep_version(), "python": platform.python_version()}
+    for name in REPORTED_VERSIONS:
+        try:
+            result[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return result

@@ -1,0 +1,155 @@
+"""One run: look at the data, compute, write the pages, count what failed."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+import uuid
+from pathlib import Path
+
+from qsmprep.bids.collect import Selection
+from qsmprep.bids.dataset import check_output_dir, version_warning, write_dataset_files
+from qsmprep.bids.headers import read_header
+from qsmprep.bids.preflight import Preflight, preflight
+from qsmprep.bids.table import render_table
+from qsmprep.bids.write import write_text
+from qsmprep.core.grid import Grid
+from qsmprep.errors import CannotWriteError, QSMPrepError
+from qsmprep.settings import Settings
+from qsmprep.version import qsmprep_version
+
+
+def run(settings: Settings) -> int:
+    """Do what the settings say and return the exit code.
+
+    Raises
+    ------
+    QSMPrepError
+        When nothing can be done at all: before any work, nothing is written then.
+    """
+    if settings.reports_only:
+        from qsmprep.workflows.pages import rewrite_pages  # noqa: PLC0415
+
+        return rewrite_pages(settings)
+    check_output_dir(settings.bids_dir, settings.out_dir, settings.work_dir)
+    selection = Selection(settings.participants, settings.sessions, settings.acquisitions, settings.bids_filters)
+    found = preflight(
+        settings.bids_dir,
+        selection,
+        b0_t_override=settings.b0_t,
+        derivatives=settings.derivatives,
+    )
+    print(render_table(found), flush=True)
+    found.raise_if_nothing_to_do()
+    log_dir = _start_logs(settings, found)
+    return _compute(settings, found, log_dir)
+
+
+def _start_logs(settings: Settings, found: Preflight) -> Path:
+    """Write the data set's own files and this run's log folder, and return the latter."""
+    stamp = datetime.datetime.now(tz=datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+    log_dir = settings.out_dir / "logs" / f"{stamp}_{uuid.uuid4().hex[:8]}"
+    try:
+        log_dir.mkdir(parents=True)
+        settings.work_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotWriteError(f"the folder cannot be made ({error.strerror})", file=log_dir) from error
+    warning = version_warning(settings.out_dir, qsmprep_version())
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)
+    names = {f"deriv{number}": path for number, path in enumerate(settings.derivatives)}
+    write_dataset_files(settings.out_dir, settings.bids_dir, version=qsmprep_version(), derivatives=names)
+    write_text(settings.to_json(), log_dir / "settings.json")
+    write_text(render_table(found) + "\n", log_dir / "preflight.txt")
+    print(f"Settings: {log_dir / 'settings.json'}", flush=True)
+    return log_dir
+
+
+def _compute(settings: Settings, found: Preflight, log_dir: Path) -> int:
+    from qsmprep.workflows import engine, pages  # noqa: PLC0415 - nipype only once there is something to do
+    from qsmprep.workflows.base import init_qsmprep_wf, write_graph  # noqa: PLC0415
+    from qsmprep.workflows.boilerplate import write_boilerplate  # noqa: PLC0415
+
+    headers = {a.key: read_header(a.files[0]) for a in found.acquisitions}
+    grids = {key: Grid.from_affine(header.shape, header.affine) for key, header in headers.items()}
+    units = [(a, grids[a.key]) for a in found.acquisitions]
+    engine.configure_nipype(settings, log_dir)
+    workflow = init_qsmprep_wf(units, settings)
+    write_boilerplate(workflow.visit_desc(), settings.out_dir / "logs", log_dir)
+    if settings.write_graph:
+        write_graph(workflow, log_dir)
+    if settings.boilerplate_only:
+        print(f"Methods text: {log_dir / 'CITATION.md'}")
+        return 0
+    progress = Progress(workflow)
+    outcome = engine.execute(workflow, settings, progress.tell)
+    results = pages.write_pages(settings, found, grids, outcome, log_dir)
+    return summarise(results, found, outcome.out_of_memory)
+
+
+class Progress:
+    """One line for every step that ends, with the share done."""
+
+    def __init__(self, workflow: object) -> None:
+        names = [name for name in workflow.list_node_names() if "." in name]  # type: ignore[attr-defined]
+        self.total = len(names)
+        self.done = 0
+
+    def tell(self, step: object) -> None:
+        """Say that a step ended."""
+        self.done += 1
+        _, branch, name = str(step.name).split(".", 2)  # type: ignore[attr-defined]
+        if name.startswith("publish_") or name.startswith("report_"):
+            return
+        word = "done" if step.status == "end" else "FAILED"  # type: ignore[attr-defined]
+        share = 100 * self.done // max(self.total, 1)
+        seconds = step.seconds  # type: ignore[attr-defined]
+        print(f"[{share:3d} %] {branch.removesuffix('_wf')} {name} {word} ({seconds:.1f} s)", flush=True)
+
+
+def summarise(results: list, found: Preflight, out_of_memory: bool) -> int:  # type: ignore[type-arg]
+    """Print what became of every acquisition and return the exit code."""
+    codes: list[int] = []
+    done = 0
+    for result in results:
+        for error in result.errors:
+            print(f"qsmprep: {result.key}: {error.step}: {error.message}", file=sys.stderr)
+        codes.extend(error.exit_code for error in result.errors)
+        done += not result.errors
+    for verdict in found.verdicts:
+        for problem in verdict.problems:
+            print(f"qsmprep: {verdict.key}: {problem}", file=sys.stderr)
+            codes.append(problem.exit_code)
+    for page in sorted({result.page for result in results if result.page}):
+        print(f"Report: {page}")
+    return exit_code(done, codes, out_of_memory)
+
+
+def exit_code(done: int, codes: list[int], out_of_memory: bool = False) -> int:
+    """The one place where the exit code of a run is decided.
+
+    Parameters
+    ----------
+    done : int
+        Acquisitions that finished without an error.
+    codes : list of int
+        Exit codes of all errors.
+    out_of_memory : bool
+        Whether a worker was killed.
+
+    Returns
+    -------
+    int
+        0 without errors; 75 when memory ran out; the errors' own code when nothing finished and
+        they all agree; else 1.
+    """
+    if out_of_memory:
+        return 75
+    if not codes:
+        return 0
+    if done == 0 and len(set(codes)) == 1:
+        return codes[0]
+    return 75 if 75 in codes else 1
+
+
+__all__ = ["QSMPrepError", "exit_code", "run"]

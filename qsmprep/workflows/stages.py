@@ -1,0 +1,256 @@
+"""What the report shows of each stage: one node per stage draws its figure and measures it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import File, TraitedSpec, traits
+from nipype.interfaces.utility import Merge
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow
+
+from qsmprep.bids.acquisition import Acquisition
+from qsmprep.bids.names import derivative_path
+from qsmprep.core.methods import METHODS
+from qsmprep.core.units import hz_per_ppm
+from qsmprep.interfaces import base
+from qsmprep.interfaces.masks import combined
+from qsmprep.settings import Settings
+
+class StageInputSpec(base.StepInputSpec):
+    """The files that the stages look at; each uses its own."""
+
+    stage = traits.Str(mandatory=True)
+    label = traits.Str(usedefault=True, desc="name of the inversion")
+    out_file = traits.Str(mandatory=True, desc="figure; further figures of the stage are named after it")
+    out_dir = traits.Str(mandatory=True)
+    te_s = traits.List(traits.Float())
+    b0_t = traits.Float()
+    names = traits.List(traits.Str())
+    chi_list = traits.List(File(exists=True))
+    magnitude = File(exists=True)
+    brain = File(exists=True)
+    mask = File(exists=True)
+    wrapped = File(exists=True)
+    unwrapped = File(exists=True)
+    noise_hz = File(exists=True)
+    residual = File(exists=True)
+    field_hz = File(exists=True)
+    local_hz = File(exists=True)
+    r2star_hz = File(exists=True)
+    chi_ppm = File(exists=True)
+    info = File(exists=True)
+
+
+class StageOutputSpec(TraitedSpec):
+    """Figures and metrics of the stage as JSON."""
+
+    fragment = File()
+
+
+class StageReport(base.Step):
+    """Draw and measure one stage; the figures go straight to their place among the outputs."""
+
+    input_spec = StageInputSpec
+    output_spec = StageOutputSpec
+    _always_run = True
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """Look, draw, write."""
+        board = Board(Path(self.inputs.out_file), Path(self.inputs.out_dir))
+        STAGES[self.inputs.stage](self.inputs, board)
+        path = folder / "fragment.json"
+        path.write_text(json.dumps({"figures": board.figures, "metrics": board.metrics}, allow_nan=True))
+        return {"fragment": str(path)}
+
+
+class Board:
+    """Collects the figures and metrics of a stage."""
+
+    def __init__(self, out_file: Path, out_dir: Path) -> None:
+        self.out_file, self.out_dir = out_file, out_dir
+        self.figures: list[dict[str, Any]] = []
+        self.metrics: list[dict[str, Any]] = []
+
+    def figure(self, stage: str, name: str = "", tag: str = "") -> Path:
+        """Note a figure and return the file to draw it in."""
+        from qsmprep.reports.definitions import make_figure  # noqa: PLC0415 - drawing is imported in workers only
+
+        path = self.out_file
+        if tag:
+            path = path.with_name(path.name.replace("_desc-", f"_desc-{tag}", 1))
+        file = path.relative_to(self.out_dir).as_posix()
+        self.figures.append(dataclasses.asdict(make_figure(stage, file, name=name)))
+        return path
+
+    def metric(self, key: str, value: float, of: str = "") -> None:
+        """Note a metric of the table of definitions."""
+        from qsmprep.reports.definitions import make_metric  # noqa: PLC0415
+
+        self.metrics.append(dataclasses.asdict(make_metric(key, value, of=of)))
+
+
+def stage_magnitude(inputs: Any, board: Board) -> None:
+    """Magnitude with the outlines of both masks."""
+    from qsmprep.reports import figures, qc  # noqa: PLC0415
+
+    magnitude, image = base.load_echoes(inputs.magnitude)
+    brain, valid = base.load_mask(inputs.brain), base.load_mask(inputs.mask)
+    figures.plot_magnitude(combined(magnitude), image.affine, brain, valid, board.figure("magnitude"))
+    board.metric("mask_volume_ml", qc.mask_volume_ml(brain, base.grid_of(image)))
+    board.metric("excluded_fraction", qc.excluded_fraction(brain, valid))
+    board.metric("snr", qc.snr(magnitude[0], brain))
+
+
+def stage_phase(inputs: Any, board: Board) -> None:
+    """Wrapped and unwrapped phase of the first and the last echo."""
+    from qsmprep.reports import figures, qc  # noqa: PLC0415
+
+    wrapped, image = base.load_echoes(inputs.wrapped)
+    unwrapped, _ = base.load_echoes(inputs.unwrapped)
+    mask, te_s = base.load_mask(inputs.mask), list(inputs.te_s)
+    last = (wrapped[-1], unwrapped[-1]) if len(te_s) > 1 else (None, None)
+    path = board.figure("phase")
+    figures.plot_phase(wrapped[0], last[0], unwrapped[0], last[1], image.affine, mask, te_s, path)
+    board.metric("residual_wraps", qc.residual_wraps(unwrapped[-1], mask))
+
+
+def stage_residual(inputs: Any, board: Board) -> None:
+    """Noise of the field and residual of the echo fit."""
+    from qsmprep.reports import figures, qc  # noqa: PLC0415
+
+    noise, image = base.load(inputs.noise_hz)
+    residual, _ = base.load(inputs.residual)
+    mask = base.load_mask(inputs.mask)
+    figures.plot_residual(noise, residual, image.affine, mask, board.figure("residual"))
+    board.metric("residual_median", qc.residual_median(residual, mask))
+    board.metric("residual_fraction_above", qc.residual_fraction_above(residual, mask))
+
+
+def stage_field(inputs: Any, board: Board) -> None:
+    """Total and local field."""
+    from qsmprep.reports import figures, qc  # noqa: PLC0415
+
+    total, image = base.load(inputs.field_hz)
+    local, _ = base.load(inputs.local_hz)
+    brain, valid = base.load_mask(inputs.brain), base.load_mask(inputs.mask)
+    windows = figures.field_windows_hz(inputs.b0_t)
+    path = board.figure("field")
+    figures.plot_fieldmap(total, local, image.affine, (brain, valid), path, window_hz=windows)
+    board.metric("field_inhomogeneity_hz", qc.field_inhomogeneity_hz(total, brain))
+    board.metric("local_field_sd_hz", float(np.std(local[valid])))
+
+
+def stage_r2star(inputs: Any, board: Board) -> None:
+    """R2*."""
+    from qsmprep.reports import figures, qc  # noqa: PLC0415
+
+    r2star, image = base.load(inputs.r2star_hz)
+    mask = base.load_mask(inputs.brain)
+    figures.plot_r2star(r2star, image.affine, mask, board.figure("r2star"))
+    board.metric("r2star_median_hz", qc.r2star_median_hz(r2star, mask))
+
+
+def stage_chi(inputs: Any, board: Board) -> None:
+    """One susceptibility map, and whether it explains the field."""
+    from qsmprep.reports import figures, graphs, qc  # noqa: PLC0415
+
+    chi, image = base.load(inputs.chi_ppm)
+    local, _ = base.load(inputs.local_hz)
+    mask, grid = base.load_mask(inputs.mask), base.grid_of(image)
+    measured = local / np.float32(hz_per_ppm(inputs.b0_t))
+    title = METHODS.get("inversion", inputs.label).title
+    figures.plot_chi(chi, image.affine, mask, board.figure("chi", title), title)
+    consistency = qc.data_consistency(chi, measured, mask, grid)
+    path = board.figure("consistency", title, "consistency")
+    graphs.plot_consistency(consistency.predicted_ppm, measured, mask, path, name=title)
+    board.metric("chi_sd_ppm", qc.chi_sd_ppm(chi, mask), title)
+    board.metric("reference_ppm", json.loads(Path(inputs.info).read_text())["shift_ppm"], title)
+    board.metric("streaking_index", qc.streaking_index(chi, mask, grid), title)
+    board.metric("rim_ratio", qc.rim_ratio(chi, mask, grid), title)
+    board.metric("consistency_nrmse", consistency.nrmse, title)
+
+
+def stage_compare(inputs: Any, board: Board) -> None:
+    """All susceptibility maps side by side."""
+    from qsmprep.reports import figures, graphs, qc  # noqa: PLC0415
+
+    volumes, image = {}, None
+    for name, path in zip(inputs.names, inputs.chi_list, strict=True):
+        volumes[METHODS.get("inversion", name).title], image = base.load(path)
+    mask, grid = base.load_mask(inputs.mask), base.grid_of(image)
+    graphs.plot_chi_histogram(volumes, mask, board.figure("histogram", tag="histogram"))
+    profiles = {name: qc.rim_profile(chi, mask, grid) for name, chi in volumes.items()}
+    graphs.plot_rim_profile(profiles, board.figure("rim", tag="rim"))
+    if len(volumes) > 1:
+        (first, chi_a), (second, chi_b) = list(volumes.items())[:2]
+        path = board.figure("difference", f"{first} and {second}", "difference")
+        figures.plot_difference(chi_a, chi_b, image.affine, mask, path, (first, second))
+
+
+STAGES: dict[str, Callable[[Any, Board], None]] = {
+    "magnitude": stage_magnitude,
+    "phase": stage_phase,
+    "residual": stage_residual,
+    "field": stage_field,
+    "r2star": stage_r2star,
+    "chi": stage_chi,
+    "compare": stage_compare,
+}
+
+WIRES: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "magnitude": (
+        ("conform", "magnitude", "magnitude"),
+        ("brain", "mask", "brain"),
+        ("background", "mask", "mask"),
+    ),
+    "phase": (("unwrap", "phase", "wrapped"), ("unwrap", "unwrapped", "unwrapped"), ("qsmmask", "mask", "mask")),
+    "residual": (("fieldmap", "noise_hz", "noise_hz"), ("fieldmap", "residual", "residual"), ("brain", "mask", "mask")),
+    "field": (
+        ("fieldmap", "field_hz", "field_hz"),
+        ("background", "local_hz", "local_hz"),
+        ("brain", "mask", "brain"),
+        ("background", "mask", "mask"),
+    ),
+    "r2star": (("r2star", "r2star_hz", "r2star_hz"), ("brain", "mask", "brain")),
+}
+"""What each stage looks at: node, its output, the stage's input."""
+
+
+def add_stage_reports(workflow: LiterateWorkflow, acquisition: Acquisition, settings: Settings) -> None:
+    """Connect one report node per stage to the graph of an acquisition."""
+    for stage, wires in WIRES.items():
+        if stage == "r2star" and len(acquisition.echoes) < 2:
+            continue
+        node = _stage_node(stage, stage, acquisition, settings)
+        for source, output, target in wires:
+            workflow.connect(workflow.get_node(source), output, node, target)
+    merge = pe.Node(Merge(len(settings.inversions)), name="report_maps", run_without_submitting=True)
+    for number, name in enumerate(settings.inversions, start=1):
+        node = _stage_node("chi", f"chi{name}", acquisition, settings)
+        node.inputs.label = name
+        reference = workflow.get_node(f"reference_{name}")
+        workflow.connect([(reference, node, [("chi_ppm", "chi_ppm"), ("info", "info")])])
+        workflow.connect(reference, "chi_ppm", merge, f"in{number}")
+        background = workflow.get_node("background")
+        workflow.connect([(background, node, [("local_hz", "local_hz"), ("mask", "mask")])])
+    compare = _stage_node("compare", "compare", acquisition, settings)
+    compare.inputs.names = list(settings.inversions)
+    workflow.connect(merge, "out", compare, "chi_list")
+    workflow.connect(workflow.get_node("background"), "mask", compare, "mask")
+
+
+def _stage_node(stage: str, tag: str, acquisition: Acquisition, settings: Settings) -> pe.Node:
+    interface = StageReport(
+        stage=stage,
+        out_file=str(derivative_path(settings.out_dir, acquisition, "qsm", ".png", datatype="figures", desc=tag)),
+        out_dir=str(settings.out_dir),
+        te_s=list(acquisition.te_s),
+        b0_t=acquisition.b0_t,
+    )
+    return pe.Node(interface, name=f"report_{tag}", mem_gb=0.5)
