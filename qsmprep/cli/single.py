@@ -1,0 +1,307 @@
+"""What ``qsmprep-step`` does with its files: read, check, convert, call one function of ``core``, write."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import errno
+import math
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from qsmprep.bids.write import cannot_write, write_json, write_nifti
+from qsmprep.core.bibliography import cite
+from qsmprep.core.device import resolve_device
+from qsmprep.core.grid import Grid
+from qsmprep.core.methods import METHODS
+from qsmprep.core.registry import Method
+from qsmprep.core.units import hz_per_ppm, rad_per_ppm
+from qsmprep.errors import DataError, MissingFileError, OutOfMemoryError, QSMPrepError
+from qsmprep.version import qsmprep_version
+
+AFFINE_TOLERANCE_MM = 1e-3
+"""Largest difference between affines of volumes on one grid."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A volume as it was read."""
+
+    path: Path
+    data: NDArray[np.float32]
+    image: nib.spatialimages.SpatialImage
+
+
+def read(path: Path) -> Source:
+    """Read a three-dimensional volume.
+
+    Raises
+    ------
+    MissingFileError, DataError
+        When it is absent, not an image, cut short, or has more than three dimensions.
+    """
+    try:
+        image = nib.load(path)
+        if not isinstance(image, nib.spatialimages.SpatialImage):
+            raise DataError("the file holds no image of voxels", file=path, expected="a NIfTI file")
+        data = np.asanyarray(image.dataobj)
+    except FileNotFoundError:
+        raise MissingFileError("the file does not exist", file=path) from None
+    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+        raise DataError(f"the image cannot be read ({error})", file=path, expected="a complete NIfTI file") from None
+    if np.iscomplexobj(data):
+        raise DataError("the image is complex", file=path, expected="real values")
+    if data.ndim < 3 or any(n != 1 for n in data.shape[3:]):
+        raise DataError(f"the image has shape {data.shape}", file=path, expected="one three-dimensional volume")
+    return Source(path, data.reshape(data.shape[:3]).astype(np.float32), image)
+
+
+def read_mask(path: Path) -> Source:
+    """Read a mask; what is not zero is inside.
+
+    Raises
+    ------
+    MissingFileError, DataError
+        As :func:`read`, and when the mask is empty or not finite.
+    """
+    source = read(path)
+    if not np.isfinite(source.data).all():
+        raise DataError("the mask has values that are not finite", file=path, expected="zero outside, one inside")
+    mask = source.data != 0
+    if not mask.any():
+        raise DataError("the mask is empty", file=path, expected="at least one voxel that is not zero")
+    return dataclasses.replace(source, data=mask)
+
+
+def read_on_grid(path: Path | None, mask: Source) -> NDArray[np.float32] | None:
+    """Read a volume that must lie on the grid of the mask and be finite inside it; zero where it is not.
+
+    Raises
+    ------
+    MissingFileError, DataError
+        As :func:`read`, and when grids differ or values inside the mask are not finite.
+    """
+    if path is None:
+        return None
+    source = read(path)
+    if source.data.shape != mask.data.shape:
+        raise DataError(
+            f"the image has shape {source.data.shape}, but the mask {mask.path} has {mask.data.shape}",
+            file=path,
+            expected="one grid for all files",
+            remedy="resample one to the other, the mask with nearest neighbours",
+        )
+    off_mm = float(np.abs(source.image.affine - mask.image.affine).max())
+    if not off_mm <= AFFINE_TOLERANCE_MM:
+        raise DataError(
+            f"the affine differs from that of the mask {mask.path} by up to {off_mm:.3g}",
+            file=path,
+            expected="one grid for all files",
+            remedy="resample one to the other, the mask with nearest neighbours",
+        )
+    finite = np.isfinite(source.data)
+    bad = int(np.count_nonzero(mask.data & ~finite))
+    if bad:
+        raise DataError(
+            f"{bad} voxels inside the mask are not finite",
+            file=path,
+            expected="finite values wherever the mask is set",
+            remedy="take these voxels out of the mask",
+        )
+    return np.where(finite, source.data, np.float32(0))
+
+
+def make_grid(mask: Source, b0_dir: list[float] | None) -> Grid:
+    """The grid of the mask, with B0 from its affine or as given.
+
+    Raises
+    ------
+    DataError
+        When the affine is singular or sheared, or the given direction has no length.
+    """
+    try:
+        grid = Grid.from_affine(mask.data.shape, mask.image.affine)
+    except DataError as error:
+        raise DataError(error.what, file=mask.path, expected=error.expected, remedy=error.remedy) from None
+    return grid if b0_dir is None else Grid(grid.shape, grid.voxel_mm, (b0_dir[0], b0_dir[1], b0_dir[2]))
+
+
+def unit_per_ppm(units: str, b0_t: float | None, te_s: float | None) -> float:
+    """How much of the unit (``ppm``, ``hz`` or ``rad``) makes 1 ppm."""
+    if units == "ppm":
+        return 1.0
+    assert b0_t is not None, "the words are checked before"
+    if units == "hz":
+        return hz_per_ppm(b0_t)
+    assert te_s is not None, "the words are checked before"
+    return rad_per_ppm(b0_t, te_s)
+
+
+def check_writable(path: Path) -> None:
+    """Find out whether a file can be made at ``path``, before any long work.
+
+    Raises
+    ------
+    CannotWriteError
+        When it cannot.
+    """
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+@contextlib.contextmanager
+def out_of_memory_told() -> Iterator[None]:
+    """Turn Python's and torch's lack of memory into the error of the house."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+            raise OutOfMemoryError("there is not enough memory", remedy="run again with more memory") from error
+        raise
+
+
+def sidecar_path(path: Path) -> Path:
+    """``x.nii.gz`` or ``x.nii`` to ``x.json``."""
+    return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+
+
+def provenance(args: argparse.Namespace, method: Method, grid: Grid, inputs: dict[str, Path | None]) -> dict[str, Any]:
+    """What every sidecar says: method, parameters, geometry, inputs, version."""
+    facts: dict[str, Any] = {
+        "EstimationAlgorithm": method.title,
+        "EstimationReference": cite(method.citations),
+        "Method": method.name,
+        "Parameters": dataclasses.asdict(args.params),
+        "InputUnits": args.units,
+        "MagneticFieldStrength": args.b0_t,
+        "EchoTime": args.te_s,
+        "B0Direction": list(grid.b0_dir),
+        "B0DirectionFrame": "voxel axes",
+        "Inputs": {name: str(path) for name, path in inputs.items() if path is not None},
+        "Device": args.device,
+        "GeneratedBy": [{"Name": "qsmprep", "Version": qsmprep_version()}],
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def details(info: dict[str, Any]) -> dict[str, Any]:
+    """What a method noted on its way, as far as it is a number or a word; ``None`` where a number is not finite."""
+    result: dict[str, Any] = {}
+    for name, value in info.items():
+        value = value.item() if isinstance(value, np.generic) else value
+        if isinstance(value, bool | int | str):
+            result[name] = value
+        elif isinstance(value, float):
+            result[name] = value if math.isfinite(value) else None
+    return result
+
+
+def write_results(volumes: dict[Path, NDArray[Any]], sidecar: dict[str, Any], out: Path, like: Source) -> None:
+    """Write all volumes and the sidecar of ``out``; what is new is taken back when one of them fails.
+
+    Raises
+    ------
+    CannotWriteError
+        When a file cannot be written.
+    """
+    targets = [sidecar_path(out), *volumes]
+    fresh = [path for path in targets if not path.exists()]
+    header = like.image.header if isinstance(like.image.header, nib.Nifti1Header) else None
+    try:
+        for path, data in volumes.items():
+            write_nifti(data, like.image.affine, header, path)
+        write_json(sidecar, sidecar_path(out))
+    except QSMPrepError:
+        for path in fresh:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _start(args: argparse.Namespace) -> tuple[Source, Grid]:
+    """What both steps begin with: can it be written, the device, the mask and its grid."""
+    for path in (args.out, getattr(args, "out_mask", None)):
+        if path is not None:
+            check_writable(path)
+    args.device = resolve_device(args.device)
+    mask = read_mask(args.mask)
+    return mask, make_grid(mask, args.b0_dir)
+
+
+def background(args: argparse.Namespace) -> str:
+    """Remove the background field from one file and say what was done."""
+    mask, grid = _start(args)
+    method = METHODS.get("background", args.method)
+    field = read_on_grid(args.field, mask)
+    weights = read_on_grid(args.weights, mask)
+    with out_of_memory_told():
+        local = method.load()(field, mask.data, grid, args.params, weights=weights, device=args.device)
+    kept = np.count_nonzero(local.mask) / np.count_nonzero(mask.data)
+    inputs = {"field": args.field, "mask": args.mask, "weights": args.weights}
+    sidecar = {
+        "Description": "Local field: the total field without that of sources outside the mask",
+        "Units": args.units,
+        **provenance(args, method, grid, inputs),
+        "MaskFractionKept": round(kept, 6),
+        "Details": details(local.info),
+    }
+    volumes: dict[Path, NDArray[Any]] = {args.out: local.field_ppm}
+    if args.out_mask is not None:
+        volumes[args.out_mask] = local.mask
+    write_results(volumes, {k: v for k, v in sidecar.items() if v is not None}, args.out, mask)
+    return f"{args.out}: {method.title}, {100 * kept:.1f} % of the mask kept"
+
+
+def invert(args: argparse.Namespace) -> str:
+    """Compute susceptibility from one local field and say what was done."""
+    mask, grid = _start(args)
+    method = METHODS.get("inversion", args.method)
+    field = read_on_grid(args.field, mask)
+    assert field is not None
+    field_ppm = field / np.float32(unit_per_ppm(args.units, args.b0_t, args.te_s))
+    weights, magnitude = read_on_grid(args.weights, mask), read_on_grid(args.magnitude, mask)
+    phase_scale = rad_per_ppm(args.b0_t, args.te_s) if args.b0_t and args.te_s else None
+    with out_of_memory_told():
+        result = method.load()(
+            field_ppm,
+            mask.data,
+            grid,
+            args.params,
+            weights=weights,
+            magnitude=magnitude,
+            rad_per_ppm=phase_scale,
+            device=args.device,
+        )
+        reference = METHODS.get("reference", args.reference)
+        referenced = reference.load()(result.chi_ppm, mask.data, reference.configure())
+    inputs = {"field": args.field, "mask": args.mask, "weights": args.weights, "magnitude": args.magnitude}
+    sidecar = {
+        "Description": "Magnetic susceptibility; positive where paramagnetic",
+        "Units": "ppm",
+        **provenance(args, method, grid, inputs),
+        "Iterations": result.iterations,
+        "Converged": bool(result.converged),
+        "Reference": args.reference,
+        "ReferenceShift": referenced.shift_ppm,
+        "Details": details(result.info),
+    }
+    write_results({args.out: referenced.chi_ppm}, sidecar, args.out, mask)
+    steps = f"{result.iterations} iterations" if result.iterations else "closed form"
+    doubt = "" if result.converged else ", not converged"
+    return f"{args.out}: {method.title}, {steps}{doubt}, reference {args.reference}"

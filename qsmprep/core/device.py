@@ -1,0 +1,33 @@
+"""Which device arrays are computed on."""
+
+from __future__ import annotations
+
+from qsmprep.errors import QSMPrepError, UsageError
+
+
+def resolve_device(device: str) -> str:
+    """The torch device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` means on this machine.
+
+    Raises
+    ------
+    UsageError
+        When it is none of these words.
+    QSMPrepError
+        When CUDA is asked for and not there: another device gives slightly other numbers, so
+        that there is no silent way back to the CPU.
+    """
+    if device == "cpu":
+        return device
+    import torch  # here, so that what runs on the CPU need not wait for it
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    index = device.removeprefix("cuda").removeprefix(":") or "0"
+    if not device.startswith("cuda") or not index.isdigit():
+        raise UsageError(f"`--device` is {device!r}", expected="auto, cpu, cuda or cuda:N")
+    if int(index) >= torch.cuda.device_count():
+        raise QSMPrepError(
+            f"`--device {device}` was asked for, but {torch.cuda.device_count()} CUDA devices are visible",
+            remedy="use --device cpu, or run the container with `--nv` (Apptainer) or `--gpus all` (Docker)",
+        )
+    return device
