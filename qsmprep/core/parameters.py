@@ -9,6 +9,16 @@ from dataclasses import dataclass
 
 from qsmprep.core.registry import parameter
 
+# --- phase offset -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OffsetParams:
+    """Parameters of phase offset removal (MCPC-3D-S)."""
+
+    sigma_mm: float = parameter(7.0, "standard deviation of the Gaussian that smooths the offset", unit="mm", low=0.1)
+
+
 # --- phase unwrapping ---------------------------------------------------------------------------
 
 
@@ -23,6 +33,8 @@ class RomeoParams:
 @dataclass(frozen=True)
 class LaplacianUnwrapParams:
     """Parameters of Laplacian unwrapping."""
+
+    snap: bool = parameter(False, "go to the nearest multiple of 2 pi, which makes the result exact")
 
 
 @dataclass(frozen=True)

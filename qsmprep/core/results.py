@@ -19,13 +19,17 @@ class Unwrapped:
     Parameters
     ----------
     phase_rad : (n_echo, nx, ny, nz) float32 array
+        Zero outside the mask.
     exact : bool
         Whether every voxel differs from the wrapped phase by a multiple of 2 pi exactly.
+    wraps : (n_echo, nx, ny, nz) int16 array or None
+        That multiple, zero outside the mask; ``None`` where ``exact`` is False.
     """
 
     phase_rad: FloatVolume
     exact: bool
     info: dict[str, Any] = field(default_factory=dict)
+    wraps: NDArray[np.int16] | None = None
 
 
 @dataclass(frozen=True)
