@@ -5,8 +5,6 @@ Only the object interface of matplotlib is used: no window, no global figure, sa
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +19,7 @@ from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 from PIL import Image
 
-from qsmprep.errors import CannotWriteError
+from qsmprep.bids.write import atomic
 from qsmprep.reports.view import LETTERS, PLANES, View, cut, in_plane_axes
 
 DPI = 100
@@ -98,7 +96,7 @@ def save_strips(
         data = encode_figure(draw_strips(view, box, strips, levels=levels, dpi=dpi), palette)
         if len(data) <= max_bytes:
             break
-    return write_atomically(out_file, data)
+    return write_png(data, out_file)
 
 
 def draw_strips(
@@ -295,32 +293,14 @@ def encode_png(rgb: NDArray[np.uint8], fixed: NDArray[np.uint8] | None = None, c
     return buffer.getvalue()
 
 
-def write_atomically(out_file: str | Path, data: bytes) -> Path:
-    """Write bytes beside their place and rename them into it.
+def write_png(data: bytes, out_file: str | Path) -> Path:
+    """Write an encoded picture, whole or not at all.
 
     Raises
     ------
     CannotWriteError
-        When the folder or the file cannot be written; nothing is left behind.
+        When the file system refuses.
     """
-    path = Path(out_file)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".tmp-", suffix=path.suffix, delete=False) as handle:
-            temporary = Path(handle.name)
-            handle.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise CannotWriteError(
-            f"a report file cannot be written ({error.strerror or error})",
-            file=path,
-            expected="a folder that can be written, with space left",
-            remedy="free space or choose another output folder",
-        ) from error
-    return path
+    with atomic(Path(out_file)) as stream:
+        stream.write(data)
+    return Path(out_file)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from qsmprep.errors import DataError
-from qsmprep.reports.canvas import DPI, encode_figure, write_atomically
+from qsmprep.reports.canvas import DPI, encode_figure, write_png
 from qsmprep.reports.qc import RimProfile
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
@@ -65,7 +65,7 @@ def plot_chi_histogram(
     axes.set_xlabel("susceptibility (ppm)")
     axes.set_ylabel("share of voxels per ppm")
     _legend(axes)
-    return write_atomically(out_file, encode_figure(figure))
+    return write_png(encode_figure(figure), out_file)
 
 
 def plot_rim_profile(profiles: Mapping[str, RimProfile], out_file: str | Path) -> Path:
@@ -98,7 +98,7 @@ def plot_rim_profile(profiles: Mapping[str, RimProfile], out_file: str | Path) -
     axes.set_xlabel("distance from the edge of the mask (mm)")
     axes.set_ylabel("susceptibility (ppm)")
     _legend(axes)
-    return write_atomically(out_file, encode_figure(figure))
+    return write_png(encode_figure(figure), out_file)
 
 
 def plot_consistency(
@@ -141,7 +141,7 @@ def plot_consistency(
     bar.set_label("voxels", fontsize=11, color=DARK)
     bar.outline.set_linewidth(0.6)
     _legend(axes)
-    return write_atomically(out_file, encode_figure(figure))
+    return write_png(encode_figure(figure), out_file)
 
 
 def _sheet(width: int = 960, height: int = 480) -> tuple[Figure, Axes]:

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from qsmprep.bids.write import write_json
 from qsmprep.errors import DataError, MissingFileError
-from qsmprep.reports.canvas import write_atomically
 
 RECORD_SUFFIX = "_desc-qc_metrics.json"
 LEVELS = ("ok", "check", "failed")
@@ -234,8 +234,7 @@ def write_record(record: AcquisitionRecord, out_file: str | Path) -> Path:
     CannotWriteError
         When the file cannot be written.
     """
-    text = json.dumps(record.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return write_atomically(out_file, text.encode())
+    return write_json(record.to_dict(), Path(out_file))
 
 
 def read_record(file: str | Path) -> AcquisitionRecord:
