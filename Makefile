@@ -71,7 +71,7 @@ benchmark: $(RUN_STAMP)
 	$(BIN)/python benchmarks/accuracy.py
 
 examples: $(RUN_STAMP)
-	PATH="$(abspath $(BIN)):$$PATH" bash bids_examples/make.sh
+	PYTHON=$(abspath $(BIN))/python sh bids_examples/make.sh
 
 clean:
 	rm -rf $(DEMO_OUT) $(DEMO_WORK) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis htmlcov .coverage

@@ -18,6 +18,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from qsmprep.bids.names import sidecar_path
 from qsmprep.bids.write import cannot_write, write_json, write_nifti
 from qsmprep.core.bibliography import cite
 from qsmprep.core.device import resolve_device
@@ -175,11 +176,6 @@ def out_of_memory_told() -> Iterator[None]:
         if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
             raise OutOfMemoryError("there is not enough memory", remedy="run again with more memory") from error
         raise
-
-
-def sidecar_path(path: Path) -> Path:
-    """``x.nii.gz`` or ``x.nii`` to ``x.json``."""
-    return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
 
 
 def provenance(args: argparse.Namespace, method: Method, grid: Grid, inputs: dict[str, Path | None]) -> dict[str, Any]:
