@@ -148,7 +148,7 @@ METHODS = Registry(
             "qsmprep.core.inversion.l2:l2",
             p.L2Params,
             "Susceptibility was computed in closed form with a quadratic gradient penalty (weight {weight:g})",
-            ("bilgic2014",),
+            ("bilgic2014b",),
         ),
         Method(
             "inversion",
