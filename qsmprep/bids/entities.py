@@ -42,8 +42,8 @@ ENTITIES: dict[str, str] = {
     "seg": "segmentation",
     "scale": "scale",
     "res": "resolution",
-    "label": "label",
     "den": "density",
+    "label": "label",
     "desc": "description",
 }
 """Short name to long name, in the order of a BIDS file name (``from``, ``to``, ``mode``: transforms, not yet BIDS)."""

@@ -162,13 +162,18 @@ def safe_label(text: str) -> str:
 
 
 def ignored_patterns() -> tuple[str, ...]:
-    """Lines of ``.bidsignore``: what is written and BIDS has no rule for (yet)."""
-    patterns = ["*.html", "logs/", "log/", "figures/", "group_*", "CITATION.*"]
+    """Lines of ``.bidsignore``: what is written and BIDS has no rule for (yet).
+
+    The validator's patterns are not those of git: a folder is given without a trailing slash
+    (bids-validator issue 291), and a third ``*`` in a line does not match as it should.
+    """
+    patterns = ["*.html", "logs", "log", "figures", "group_*", "CITATION.*"]
     patterns += [f"*_{output.suffix}.*" for output in OUTPUTS.values() if not output.in_bids]
     inherited = ("task", "ce", "rec", "dir", "mod", "flip", "inv", "mt", "proc")
-    for output in OUTPUTS.values():
-        if output.in_bids:
-            patterns += [f"*_{name}-*_{output.suffix}.*" for name in inherited if name not in output.entities]
+    patterns += [f"*_{name}-*" for name in inherited if name not in _ANAT]
+    for name in inherited:
+        if name in _ANAT and name not in _FMAP:
+            patterns += [f"sub-*/fmap/*_{name}-*", f"sub-*/ses-*/fmap/*_{name}-*"]
     return tuple(patterns)
 
 
