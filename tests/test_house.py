@@ -268,3 +268,36 @@ def test_importing_does_nothing(tmp_path):
     assert not [key for key in told["changed"] if key.startswith(("OMP", "MKL", "CUDA", "PATH", "PYTHON"))]
     assert not list(here.iterdir()), "importing writes files"
     assert not [path for path in home.rglob("*") if "qsmprep" in path.name.lower()], "importing writes files"
+
+
+def test_the_readme_names_what_there_is():
+    """Exit codes, make targets, commands and the markers of the benchmark."""
+    from qsmprep import errors
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    codes = {int(code) for code in re.findall(r"^\| (\d+) \|", text, flags=re.MULTILINE)}
+    classes = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert codes == {0} | {kind.exit_code for kind in classes}
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, flags=re.MULTILINE)) <= targets
+    commands = set(re.findall(r"^(qsmprep[a-z-]*) ", text, flags=re.MULTILINE))
+    assert commands == {name for name, _ in COMMANDS}
+    for marker in ("<!-- accuracy:begin -->", "<!-- accuracy:end -->"):
+        assert text.count(marker) == 1
+
+
+def test_the_readme_lists_the_long_options_that_exist():
+    calls = ["main"], ["step", "invert"], ["step", "background"], ["simulate"]
+    help_texts = "".join(
+        subprocess.run(
+            [sys.executable, "-m", f"qsmprep.cli.{words[0]}", *words[1:], "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for words in calls
+    )
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    wanted = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", text))
+    missing = {option for option in wanted if not re.search(rf"{option}(?![\w-])", help_texts)}
+    assert not missing, f"no command has {', '.join(sorted(missing))}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from qsmprep.errors import QSMPrepError, UsageError
 
 
@@ -22,10 +24,10 @@ def resolve_device(device: str) -> str:
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    index = device.removeprefix("cuda").removeprefix(":") or "0"
-    if not device.startswith("cuda") or not index.isdigit():
+    found = re.fullmatch(r"cuda(?::([0-9]+))?", device)
+    if found is None:
         raise UsageError(f"`--device` is {device!r}", expected="auto, cpu, cuda or cuda:N")
-    if int(index) >= torch.cuda.device_count():
+    if int(found[1] or 0) >= torch.cuda.device_count():
         raise QSMPrepError(
             f"`--device {device}` was asked for, but {torch.cuda.device_count()} CUDA devices are visible",
             remedy="use --device cpu, or run the container with `--nv` (Apptainer) or `--gpus all` (Docker)",
