@@ -8,6 +8,15 @@ from qsmprep.core.registry import Method, Registry
 METHODS = Registry(
     (
         Method(
+            "offset",
+            "mcpc3ds",
+            "MCPC-3D-S",
+            "qsmprep.core.offset:remove_offset",
+            p.OffsetParams,
+            "The phase offset was removed with MCPC-3D-S (smoothing {sigma_mm:g} mm)",
+            ("eckstein2018",),
+        ),
+        Method(
             "unwrap",
             "romeo",
             "ROMEO-weighted path following",
@@ -51,6 +60,31 @@ METHODS = Registry(
             p.WeightedParams,
             "Echoes were combined by an average weighted with the phase signal-to-noise ratio",
             ("wu2012b",),
+        ),
+        Method(
+            "relaxometry",
+            "nlls",
+            "nonlinear least squares",
+            "qsmprep.core.relaxometry:fit_r2star",
+            p.R2StarParams,
+            "R2* was fitted to the magnitude of all echoes by nonlinear least squares",
+        ),
+        Method(
+            "relaxometry",
+            "arlo",
+            "ARLO",
+            "qsmprep.core.relaxometry:arlo",
+            p.ArloParams,
+            "R2* was computed with auto-regression on linear operations (ARLO)",
+            ("pei2015",),
+        ),
+        Method(
+            "relaxometry",
+            "loglinear",
+            "weighted log-linear",
+            "qsmprep.core.relaxometry:log_linear",
+            p.LogLinearParams,
+            "R2* was computed by a weighted line fit to the logarithm of the magnitude",
         ),
         Method(
             "background",

@@ -49,13 +49,42 @@ class BestPathParams:
 class WeightedParams:
     """Parameters of the weighted combination of unwrapped echoes."""
 
+    fit_offset: bool = parameter(False, "fit a phase offset as well (for phase whose offset was not removed)")
+
 
 @dataclass(frozen=True)
 class NonlinearParams:
     """Parameters of the nonlinear complex fit."""
 
+    fit_offset: bool = parameter(True, "fit a phase offset as well; without it noise is lower, but an offset is error")
     max_iter: int = parameter(30, "Gauss-Newton iterations", low=1)
     tolerance: float = parameter(1e-4, "stop when the step falls below this", unit="rad", low=0.0)
+
+
+# --- relaxometry --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class R2StarParams:
+    """Parameters of the nonlinear fit of R2*."""
+
+    max_hz: float = parameter(1000.0, "largest R2*", unit="1/s", low=1.0)
+    max_iter: int = parameter(30, "Gauss-Newton iterations", low=1)
+    tolerance_hz: float = parameter(1e-3, "stop when no step is larger", unit="1/s", low=0.0)
+
+
+@dataclass(frozen=True)
+class LogLinearParams:
+    """Parameters of the weighted log-linear fit of R2*."""
+
+    max_hz: float = parameter(1000.0, "largest R2*", unit="1/s", low=1.0)
+
+
+@dataclass(frozen=True)
+class ArloParams:
+    """Parameters of ARLO."""
+
+    max_hz: float = parameter(1000.0, "largest R2*", unit="1/s", low=1.0)
 
 
 # --- masks --------------------------------------------------------------------------------------

@@ -188,11 +188,11 @@ def correct_bipolar(
 
 def _coordinates(grid: Grid) -> list[NDArray[np.float64]]:
     """Distance from the centre of the array in mm along each axis, shaped to broadcast."""
-    axes = []
+    axes: list[NDArray[np.float64]] = []
     for axis, (n, voxel) in enumerate(zip(grid.shape, grid.voxel_mm, strict=True)):
         shape = [1, 1, 1]
         shape[axis] = n
-        axes.append(((np.arange(n) - (n - 1) / 2) * voxel).reshape(shape))
+        axes.append(((np.arange(n, dtype=np.float64) - (n - 1) / 2) * voxel).reshape(shape))
     return axes
 
 
