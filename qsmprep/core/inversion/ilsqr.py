@@ -19,8 +19,11 @@ from qsmprep.core.inversion.tkd import truncated_inverse
 from qsmprep.core.parameters import IlsqrParams
 from qsmprep.core.results import Susceptibility
 
-FLAT, STEEP = 0.60, 0.999
+FLAT, STEEP = 0.5, 0.9
 """Quantiles of the gradient between which the weight of a face falls from 1 (no boundary) to 0."""
+
+WINDOW = 0.3
+"""Width (standard deviation) of the window whose transform smooths k-space, as a part of the box."""
 
 
 def ilsqr(
@@ -117,11 +120,10 @@ def fast_estimate(problem: Problem, space: Spectral) -> torch.Tensor:
     K-space is multiplied by the sign of the kernel; where the kernel is small, it is replaced by its
     smooth surroundings. The scale is fitted to that of thresholded division.
     """
-    nx, ny, nz = problem.grid.shape
     mask = space.pad(problem.mask.to(torch.float32))
     spectrum = space.fft(problem.field_ppm)
     signed = space.ifft(spectrum * space.dipole.sign()) * mask
-    blurred = signed * _window(space)
+    blurred = signed * _window(space, problem.grid.shape)
     trust = ((space.dipole.abs() - 0.05) / 0.15).clamp_(0.0, 1.0)
     blend = space.fft(signed) * trust + space.fft(blurred) * (1.0 - trust)
     estimate = space.ifft(blend) * mask
@@ -130,15 +132,15 @@ def fast_estimate(problem: Problem, space: Spectral) -> torch.Tensor:
     return estimate * (float((estimate * target).sum()) / size) if size > 0 else estimate
 
 
-def _window(space: Spectral) -> torch.Tensor:
-    """Gaussian over the padded volume around its box's centre: smooths k-space by about a sample."""
+def _window(space: Spectral, shape: tuple[int, int, int]) -> torch.Tensor:
+    """Gaussian over the padded volume, around the centre of the box: smooths k-space."""
     window = torch.ones((1, 1, 1), device=space.device)
-    for axis, n in enumerate(space.shape):
+    for axis, (n, inner) in enumerate(zip(space.shape, shape, strict=True)):
         place = torch.arange(n, dtype=torch.float32, device=space.device)
-        centre = (round(n / ITERATIVE_PAD) - 1) / 2.0
+        centre = (inner - 1) / 2.0
         view = [1, 1, 1]
         view[axis] = -1
-        window = window * torch.exp(-0.5 * ((place - centre) / (0.5 * n)) ** 2).view(view)
+        window = window * torch.exp(-0.5 * ((place - centre) / (WINDOW * inner)) ** 2).view(view)
     return window
 
 

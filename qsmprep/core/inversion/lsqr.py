@@ -57,7 +57,7 @@ def lsqr(forward: Operator, adjoint: Operator, data: torch.Tensor, *, tolerance:
         return Solution(x, 0, 0.0, 0.0, True)
     residual = normal = 1.0
     done = 0
-    for done in range(1, max_iter + 1):  # noqa: B007
+    while done < max_iter and min(residual, normal) >= tolerance:
         u, beta = _unit(forward(v).sub_(u, alpha=alpha))
         v, alpha = _unit(adjoint(u).sub_(v, alpha=beta))
         rho = (rho_bar**2 + beta**2) ** 0.5
@@ -67,6 +67,5 @@ def lsqr(forward: Operator, adjoint: Operator, data: torch.Tensor, *, tolerance:
         x.add_(w, alpha=step / rho)
         w.mul_(-theta / rho).add_(v)
         residual, normal = abs(phi) / first, abs(phi * alpha * cosine) / gradient
-        if min(residual, normal) < tolerance:
-            break
+        done += 1
     return Solution(x, done, residual, normal, min(residual, normal) < tolerance)

@@ -97,13 +97,12 @@ def medi(
     edges = _edge_masks(problem, space, problem.cut(magnitude), params.edge_fraction)
     chi = torch.zeros(space.shape, device=space.device)
     change, done, inner = 1.0, 0, 0
-    for done in range(1, params.max_iter + 1):  # noqa: B007
+    while done < params.max_iter and change >= params.tolerance:
         penalty = _Penalty(space, edges, chi, params.weight)
         step, used = _newton_step(data, penalty, chi, params.cg_iter)
         old, chi, inner = chi, chi + step, inner + used
         change = relative_change(problem.mask * chi[data.part], problem.mask * old[data.part])
-        if change < params.tolerance:
-            break
+        done += 1
     return Susceptibility(
         problem.paste(chi),
         iterations=done,

@@ -169,18 +169,21 @@ def prepare(
     part = np.ascontiguousarray(inside[box])
     field = np.where(part, np.asarray(field_ppm)[box], 0).astype(np.float32)
     relative = part.astype(np.float32) if weights is None else _relative(np.asarray(weights)[box], part)
-    tensors = [torch.from_numpy(array).to(device) for array in (field, part, relative)]
-    return Problem(*tensors, grid.with_shape(part.shape), box, grid.shape)  # type: ignore[arg-type]
+    return Problem(
+        field_ppm=torch.from_numpy(field).to(device),
+        mask=torch.from_numpy(part).to(device),
+        weights=torch.from_numpy(relative).to(device),
+        grid=grid.with_shape((part.shape[0], part.shape[1], part.shape[2])),
+        box=box,
+        shape=grid.shape,
+    )
 
 
 def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
     """Smallest box that holds the mask."""
-    slices = []
-    for axis in range(3):
-        others = tuple(a for a in range(3) if a != axis)
-        found = np.flatnonzero(mask.any(axis=others))
-        slices.append(slice(int(found[0]), int(found[-1]) + 1))
-    return tuple(slices)  # type: ignore[return-value]
+    ends = [np.flatnonzero(mask.any(axis=others))[[0, -1]] for others in ((1, 2), (0, 2), (0, 1))]
+    x, y, z = (slice(int(first), int(last) + 1) for first, last in ends)
+    return x, y, z
 
 
 def _relative(weights: Volume, mask: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -74,12 +74,11 @@ def rts(
     data = space.fft(first.x)
     part = tuple(slice(0, n) for n in problem.grid.shape)
     chi, change, done = first.x, 1.0, 0
-    for done in range(1, params.max_iter + 1):  # noqa: B007
+    while done < params.max_iter and change >= params.tolerance:
         split.shrink(chi)
         old, chi = chi, split.solve(data)
         change = relative_change(chi[part] * problem.mask, old[part] * problem.mask)
-        if change < params.tolerance:
-            break
+        done += 1
     info = {"change": change, "first_step_residual": first.residual}
     return Susceptibility(problem.paste(chi), iterations=done, converged=change < params.tolerance, info=info)
 

@@ -89,18 +89,17 @@ def _iterate(problem: Problem, params: TvParams) -> tuple[torch.Tensor, int, flo
     factor = largest * space.dipole
     data = factor * space.fft(trust * problem.field_ppm)
     chi = old = split.solve(data)
-    change, residual, done = 1.0, 0.0, 0
-    for done in range(1, params.max_iter + 1):  # noqa: B007
+    change, done = 1.0, 0
+    while done < params.max_iter and change >= params.tolerance:
         split.shrink(chi)
-        if done % REFRESH == 1:
+        if done % REFRESH == 0:
             field = space.field(chi)
-            misfit = (problem.field_ppm - field[part]) * trust
-            residual = float(torch.linalg.vector_norm(misfit)) / float(problem.mask.sum()) ** 0.5
-            field[part] += misfit
+            field[part] += (problem.field_ppm - field[part]) * trust
             data = space.fft(field)
             data *= factor
         old, chi = chi, split.solve(data)
         change = relative_change(chi[part] * problem.mask, old[part] * problem.mask)
-        if change < params.tolerance:
-            break
+        done += 1
+    misfit = (space.field(chi)[part] - problem.field_ppm) * problem.weights
+    residual = float(torch.linalg.vector_norm(misfit)) / float(problem.mask.sum()) ** 0.5
     return chi, done, change, residual
