@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from qsmprep.bids.names import sidecar_path
 from qsmprep.bids.write import cannot_write, write_json, write_nifti
-from qsmprep.core.bibliography import cite
+from qsmprep.core.bibliography import load
 from qsmprep.core.device import resolve_device
 from qsmprep.core.grid import Grid
 from qsmprep.core.methods import METHODS
@@ -31,6 +31,9 @@ from qsmprep.version import qsmprep_version
 
 AFFINE_TOLERANCE_MM = 1e-3
 """Largest difference between affines of volumes on one grid."""
+
+UNIT_SYMBOLS = {"ppm": "ppm", "hz": "Hz", "rad": "rad"}
+"""Units of the command line as they are written in sidecars."""
 
 
 @dataclass(frozen=True)
@@ -182,10 +185,10 @@ def provenance(args: argparse.Namespace, method: Method, grid: Grid, inputs: dic
     """What every sidecar says: method, parameters, geometry, inputs, version."""
     facts: dict[str, Any] = {
         "EstimationAlgorithm": method.title,
-        "EstimationReference": cite(method.citations),
+        "EstimationReference": [load()[key].url for key in method.citations],
         "Method": method.name,
         "Parameters": dataclasses.asdict(args.params),
-        "InputUnits": args.units,
+        "InputUnits": UNIT_SYMBOLS.get(args.units),
         "MagneticFieldStrength": args.b0_t,
         "EchoTime": args.te_s,
         "B0Direction": list(grid.b0_dir),
@@ -252,7 +255,7 @@ def background(args: argparse.Namespace) -> str:
     inputs = {"field": args.field, "mask": args.mask, "weights": args.weights}
     sidecar = {
         "Description": "Local field: the total field without that of sources outside the mask",
-        "Units": args.units,
+        "Units": UNIT_SYMBOLS.get(args.units),
         **provenance(args, method, grid, inputs),
         "MaskFractionKept": round(kept, 6),
         "Details": details(local.info),

@@ -124,7 +124,8 @@ def test_every_inversion_finds_the_nuclei(shared, tmp_path, capsys, name):
     assert set(sidecar["Parameters"]) == set(METHODS.get("inversion", name).parameters.__dataclass_fields__)
     assert np.allclose(sidecar["B0Direction"], shared.grid.b0_dir)
     assert sidecar["Reference"] == METHODS.names("reference")[0]
-    assert sidecar["EstimationReference"]
+    assert all(url.startswith("https://doi.org/10.") for url in sidecar["EstimationReference"])
+    assert len(sidecar["EstimationReference"]) == len(METHODS.get("inversion", name).citations)
     assert "Version" in sidecar["GeneratedBy"][0]
     assert sidecar["Iterations"] >= 0
     assert sorted(path.name for path in out.parent.iterdir()) == ["chi.json", "chi.nii.gz"]
@@ -158,7 +159,7 @@ def test_background_passes_the_unit_through(shared, tmp_path, capsys):
         call(capsys, "background", "--field", field, "--mask", shared["mask"], "--out", target, *words)
     ppm, hz = data_of(tmp_path / "a.nii.gz"), data_of(tmp_path / "b.nii.gz")
     assert np.allclose(hz, factor * ppm, atol=1e-4 * np.abs(hz).max())
-    assert json.loads((tmp_path / "b.json").read_text())["Units"] == "hz"
+    assert json.loads((tmp_path / "b.json").read_text())["Units"] == "Hz"
 
 
 @pytest.mark.parametrize(
