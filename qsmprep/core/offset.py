@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qsmprep.core.grid import Grid
 from qsmprep.core.parameters import OffsetParams
-from qsmprep.core.phase_artefacts import smooth_complex
+from qsmprep.core.phase_artefacts import fit_plane, plane, smooth_complex
 from qsmprep.core.unwrap.common import check_inputs
 from qsmprep.core.unwrap.romeo import unwrap_volume
 
@@ -50,7 +50,8 @@ def remove_offset(
 
     The phase difference of the first two echoes is unwrapped and extrapolated to the first echo time;
     what the first echo holds beyond that is the offset. It is smoothed as a complex number, weighted
-    by the magnitude, so the noise of the extrapolation does not enter the corrected phase.
+    by the magnitude, so the noise of the extrapolation does not enter the corrected phase; a plane is
+    taken out before and put back after, so that the smoothing does not bend it at the edge of the mask.
 
     Parameters
     ----------
@@ -89,7 +90,10 @@ def remove_offset(
     evolution = unwrap_volume(difference, None if weight is None else pair, inside, grid).phase_rad[0]
     raw = phase[0] - evolution * np.float32(te_s[0] / (te_s[1] - te_s[0]))
     scale = float(pair[inside].max()) or 1.0
-    smooth = smooth_complex(np.where(inside, pair / scale, 0) * np.exp(1j * raw), grid, params.sigma_mm)
-    offset = np.where(np.abs(smooth) > 0, np.angle(smooth), 0).astype(np.float32)
+    signal = (np.where(inside, pair / scale, 0) * np.exp(1j * raw)).astype(np.complex64)
+    trend = plane(grid, *fit_plane(signal, grid)).astype(np.float32)
+    smooth = smooth_complex(signal * np.exp(-1j * trend), grid, params.sigma_mm)
+    offset = np.angle(smooth * np.exp(1j * trend)).astype(np.float32)
+    offset[smooth == 0] = 0
     corrected = np.angle(np.exp(1j * (phase - offset))).astype(np.float32)
     return OffsetRemoval(corrected, offset, True, {"offset": "MCPC-3D-S", "sigma_mm": params.sigma_mm})

@@ -177,28 +177,25 @@ def scale_phase(
 ) -> tuple[NDArray[np.float32], PhaseScaling]:
     """Bring stored phase to radians by what is known of it, never by stretching what was found.
 
-    In this order: a slope in the header that spoils numbers which already span -pi to pi is undone;
-    phase stated in radians is taken so (unless it fills a vendor's integer range); a slope and
-    intercept that map 12-bit numbers onto a range symmetric about zero give the period; values that
-    fill a known range give it; whole numbers of a known vendor that span half of one of its ranges
-    give it. Anything else is refused. All echoes of a series are scaled by the one rule found for all.
+    In this order: a header slope that spoils numbers which already span -pi to pi is undone; phase
+    stated in radians is taken so, unless it fills a vendor's range; a slope and intercept that map 12-bit
+    numbers onto a known range give it; so do values that fill a known range; so do whole numbers of a
+    known vendor that span half of one of its ranges. Anything else is refused. One rule for all echoes.
 
     Parameters
     ----------
-    stored : array, for example (n_echo, nx, ny, nz)
+    stored : (n_echo, nx, ny, nz) array, or of any other shape
         Values after the NIfTI slope and intercept.
-    units : str or None
-        ``Units`` of the BIDS sidecar: ``rad``, ``arbitrary`` or nothing.
-    manufacturer : str, optional
-        ``Manufacturer`` of the sidecar.
+    units, manufacturer : str or None
+        ``Units`` (``rad``, ``arbitrary`` or nothing) and ``Manufacturer`` of the BIDS sidecar.
     sign : {1, -1}
         -1 negates the phase.
     raw_range : tuple of float, optional
-        Smallest and largest number before slope and intercept, over all echoes.
+        Smallest and largest number before slope and intercept, over all echoes together.
     slope, inter : float
-        The NIfTI header's; NaN and a slope of 0 count as none.
+        Of the header; NaN and a slope of 0 count as none.
     dtype : str, optional
-        Type of the numbers in the file, for example ``int16``.
+        Of the numbers in the file.
 
     Returns
     -------
@@ -213,11 +210,9 @@ def scale_phase(
         When the scaling cannot be decided, the phase is constant, or nothing is finite.
     """
     values = np.asarray(stored)
-    if sign not in (1, -1):
-        raise DataError(f"the phase sign is {sign}", expected="1 or -1")
     finite = np.isfinite(values)
-    if not finite.any():
-        raise DataError("the phase image holds no finite value", expected="phase in radians or vendor units")
+    if sign not in (1, -1) or not finite.any():
+        raise DataError(f"the sign is {sign}, {finite.sum()} values are finite", expected="1 or -1, and a phase image")
     known = _inspect(values[finite], manufacturer, raw_range, slope, inter, dtype)
     if known.low == known.high:
         raise DataError(
@@ -227,17 +222,8 @@ def scale_phase(
     radians = np.where(finite, values, 0).astype(np.float64) * found.factor + found.offset
     phase_rad = wrap(sign * radians)
     phase_rad[~finite] = 0
-    scaling = PhaseScaling(
-        rule=rule,
-        range_name=found.name,
-        range_in=(known.low, known.high),
-        factor=float(found.factor),
-        offset_rad=float(found.offset),
-        sign=sign,
-        n_nonfinite=int(values.size - np.count_nonzero(finite)),
-        note=note,
-    )
-    return phase_rad, scaling
+    lost, span = int(np.count_nonzero(~finite)), (known.low, known.high)
+    return phase_rad, PhaseScaling(rule, found.name, span, found.factor, found.offset, sign, lost, note)
 
 
 def _inspect(

@@ -69,7 +69,7 @@ def looks_filtered(
 
     The complex signal is smoothed. In raw phase the angle of the smooth signal carries the field,
     larger than what is left at the fine scale; a filter has removed just that angle. The score is
-    ``1 / (1 + (2 smooth / fine)^2)`` with root mean square angles weighted by the squared signal.
+    ``1 / (1 + (smooth / fine)^2)`` with root mean square angles weighted by the squared signal.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def looks_filtered(
     rms_fine = math.sqrt(float((importance * fine**2).sum()) / total)
     if rms_fine == 0:
         return FilterCheck(False, 0.0)
-    score = 1.0 / (1.0 + (2.0 * rms_low / rms_fine) ** 2)
+    score = 1.0 / (1.0 + (rms_low / rms_fine) ** 2)
     return FilterCheck(score > 0.5, score)
 
 
@@ -168,22 +168,27 @@ def correct_bipolar(
         return BipolarCorrection(phase, none, 0.0, False, "echoes are not evenly spaced")
     inside = np.ones(grid.shape, bool) if mask is None else np.asarray(mask, bool)
     weight = np.ones_like(phase) if magnitude is None else np.asarray(magnitude, np.float32)
-    contrast = np.zeros(grid.shape, np.complex64)
-    for e in range(len(te) - 2):
-        angle = phase[e] - 2 * phase[e + 1] + phase[e + 2]
-        triple = (weight[e] * weight[e + 2]) * weight[e + 1] ** 2 * np.exp(1j * angle)
-        contrast += np.conj(triple) if e % 2 == 0 else triple
+    contrast = _odd_even_contrast(phase, weight)
     contrast[~inside] = 0
     scale = float(np.abs(contrast).max())
     if scale == 0:
         return BipolarCorrection(phase, none, 0.0, False, "no signal in all echoes")
-    gradient, constant = _fit_plane(contrast / scale, grid)
-    plane = _plane(grid, gradient, constant).astype(np.float32) / 2
-    signs = np.where(np.arange(len(te)) % 2 == 1, -0.5, 0.5).astype(np.float32)
-    corrected = phase + signs[:, None, None, None] * plane
-    wrapped = np.angle(np.exp(1j * corrected)).astype(np.float32)
+    gradient, constant = fit_plane(contrast / scale, grid)
+    half = plane(grid, gradient, constant).astype(np.float32) / 4
+    signs = np.where(np.arange(len(te)) % 2 == 1, -1, 1).astype(np.float32)
+    wrapped = np.angle(np.exp(1j * (phase + signs[:, None, None, None] * half))).astype(np.float32)
     per_mm = (float(gradient[0]) / 2, float(gradient[1]) / 2, float(gradient[2]) / 2)
     return BipolarCorrection(wrapped, per_mm, constant / 2, True)
+
+
+def _odd_even_contrast(phase: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.complex64]:
+    """Sum over triples of echoes whose angle is twice the phase of even against odd echoes."""
+    contrast = np.zeros(phase.shape[1:], np.complex64)
+    for e in range(len(phase) - 2):
+        angle = phase[e] - 2 * phase[e + 1] + phase[e + 2]
+        triple = (weight[e] * weight[e + 2]) * weight[e + 1] ** 2 * np.exp(1j * angle)
+        contrast += np.conj(triple) if e % 2 == 0 else triple
+    return contrast
 
 
 def _coordinates(grid: Grid) -> list[NDArray[np.float64]]:
@@ -196,31 +201,46 @@ def _coordinates(grid: Grid) -> list[NDArray[np.float64]]:
     return axes
 
 
-def _plane(grid: Grid, gradient: NDArray[np.float64], constant: float) -> NDArray[np.float64]:
+def plane(grid: Grid, gradient: NDArray[np.float64], constant: float) -> NDArray[np.float64]:
+    """The plane of :func:`fit_plane` on the whole grid, in rad."""
     x, y, z = _coordinates(grid)
     return np.asarray(gradient[0] * x + gradient[1] * y + gradient[2] * z + constant)
 
 
-def _fit_plane(signal: NDArray[np.complexfloating], grid: Grid) -> tuple[NDArray[np.float64], float]:
-    """Gradient (rad/mm) and constant (rad) of the angle of a complex volume, wraps and all."""
+def fit_plane(signal: NDArray[np.complexfloating], grid: Grid) -> tuple[NDArray[np.float64], float]:
+    """Fit a plane to the angle of a complex volume, wraps and all, weighted by its magnitude.
+
+    Parameters
+    ----------
+    signal : (nx, ny, nz) complex array
+        Zero where there is nothing to fit.
+    grid : Grid
+
+    Returns
+    -------
+    gradient : (3,) array
+        In rad/mm along the array axes.
+    constant : float
+        In rad at the centre of the array, in [-pi, pi].
+    """
     gradient = np.zeros(3)
     for axis, voxel in enumerate(grid.voxel_mm):
+        ahead = np.moveaxis(signal, axis, 0)
         if grid.shape[axis] > 1:
-            ahead = np.moveaxis(signal, axis, 0)
             gradient[axis] = np.angle(np.sum(ahead[1:] * np.conj(ahead[:-1]), dtype=np.complex128)) / voxel
-    constant = 0.0
-    x, y, z = _coordinates(grid)
-    columns = [np.broadcast_to(c, grid.shape).ravel() for c in (x, y, z, np.ones((1, 1, 1)))]
-    design = np.stack([c for c, n in zip(columns, (*grid.shape, 2), strict=True) if n > 1])
-    used = [axis for axis in range(3) if grid.shape[axis] > 1]
-    weight = np.abs(signal).ravel().astype(np.float64)
-    normal = (design * weight) @ design.T
+    there = np.nonzero(signal)
+    values = signal[there].astype(np.complex128)
+    axes = [axis for axis in range(3) if grid.shape[axis] > 1]
+    lines = [_coordinates(grid)[axis].ravel()[there[axis]] for axis in axes]
+    design = np.stack([*lines, np.ones(values.size)])
+    weighted = design * np.abs(values)
+    normal, constant = weighted @ design.T, 0.0
     for _ in range(5):
-        rest = signal * np.exp(-1j * _plane(grid, gradient, constant))
-        common = float(np.angle(rest.sum(dtype=np.complex128)))
-        residual = np.angle(rest * np.exp(-1j * common)).ravel()
-        step = np.linalg.lstsq(normal, (design * weight) @ residual, rcond=None)[0]
-        gradient[used] += step[:-1]
+        rest = values * np.exp(-1j * (np.append(gradient[axes], constant) @ design))
+        common = float(np.angle(rest.sum()))
+        residual = np.angle(rest * np.exp(-1j * common))
+        step = np.linalg.lstsq(normal, weighted @ residual, rcond=None)[0]
+        gradient[axes] += step[:-1]
         constant += common + float(step[-1])
     return gradient, float(np.angle(np.exp(1j * constant)))
 

@@ -57,8 +57,7 @@ def unwrap(
     Raises
     ------
     DataError
-        For shapes that do not fit, numbers that are not finite, an empty mask, bad echo times, or a
-        template echo that is not there.
+        For shapes that do not fit, numbers that are not finite, an empty mask or bad echo times.
 
     References
     ----------
@@ -73,14 +72,27 @@ def unwrap(
     shift = common.global_wraps(main, template, phase, labels == 1, te_s)
     wraps[inside] += shift
     info = {"regions": int(labels.max()), "template_echo": template + 1, "global_wraps": shift}
-    if not params.individual:
-        return common.exact_result(phase, common.follow_template(phase, wraps, template, inside, te_s), inside, info)
-    all_wraps = np.stack(
-        [wraps if e == template else _in_space(phase, weight, inside, te_s, e)[0] for e in range(len(phase))]
-    )
-    full = phase.astype(np.float64) + common.TWO_PI * all_wraps
-    all_wraps = all_wraps + common.align_echoes(full, labels, template, te_s)
-    return common.exact_result(phase, all_wraps.astype(np.int32), inside, info)
+    if params.individual:
+        every = _one_by_one(phase, weight, inside, te_s, wraps, labels, template)
+    else:
+        every = common.follow_template(phase, wraps, template, inside, te_s)
+    return common.exact_result(phase, every, inside, info)
+
+
+def _one_by_one(
+    phase: common.Volume,
+    magnitude: common.Volume | None,
+    mask: common.Mask,
+    te_s: Sequence[float],
+    wraps: NDArray[np.int32],
+    labels: NDArray[np.int64],
+    template: int,
+) -> NDArray[np.int32]:
+    """Unwrap every echo in space and bring it into line with the template echo, region by region."""
+    echoes = range(len(phase))
+    every = np.stack([wraps if e == template else _in_space(phase, magnitude, mask, te_s, e)[0] for e in echoes])
+    full = phase.astype(np.float64) + common.TWO_PI * every
+    return (every + common.align_echoes(full, labels, template, te_s)).astype(np.int32)
 
 
 def template_index(template_echo: int, n_echo: int) -> int:
