@@ -98,6 +98,13 @@ class BetParams:
 
 
 @dataclass(frozen=True)
+class FslBetParams:
+    """Parameters of FSL's brain extraction tool."""
+
+    fraction: float = parameter(0.5, "fractional intensity threshold (-f)", low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
 class QualityMaskParams:
     """Parameters of the phase-quality mask."""
 

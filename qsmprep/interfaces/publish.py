@@ -33,7 +33,7 @@ class PublishInputSpec(base.StepInputSpec):
     kind = traits.Enum("map", "mask", usedefault=True)
     volume = traits.Int(-1, usedefault=True, desc="one volume of a series; -1 for the root mean square over it")
     sidecar = traits.Dict(mandatory=True)
-    infos = traits.List(File(exists=True))
+    infos = traits.List(File(exists=True), usedefault=True)
 
 
 class PublishOutputSpec(TraitedSpec):

@@ -167,7 +167,7 @@ def methods_text(acquisition: Acquisition, settings: Settings) -> str:
     plural = "echoes" if len(acquisition.echoes) > 1 else "echo"
     text = [
         f"Gradient-echo data ({acquisition.b0_t:g} T, {len(acquisition.echoes)} {plural} at {te_ms} ms) were processed "
-        "with qsmprep [@gorgolewski2011; @gorgolewski2017]."
+        "with qsmprep, a BIDS App [@gorgolewski2016] built on Nipype [@gorgolewski2011]."
     ]
     if acquisition.given_mask is None:
         text.append(_sentence(settings, "mask", settings.mask))
