@@ -137,9 +137,9 @@ def _processing(record: AcquisitionRecord) -> tuple[ChecklistRow, ...]:
         uses = [use for use in record.processing if use.step == step]
         rows.append(ChecklistRow(title, True, "; ".join(map(_method, uses)), "this step was not run"))
     further = [use for use in record.processing if use.step not in known]
-    rows.append(
-        ChecklistRow("Further processing", True, "; ".join(f"{u.step}: {_method(u)}" for u in further) or "none")
-    )
+    none = "none" if record.processing else ""
+    listed = "; ".join(f"{use.step}: {_method(use)}" for use in further) or none
+    rows.append(ChecklistRow("Further processing", True, listed, "not recorded"))
     criteria = record.metadata.get("InclusionExclusionCriteria", "")
     remedy = "state it in the publication; no file of the data set holds it"
     rows.append(ChecklistRow("Inclusion and exclusion criteria", True, str(criteria), remedy))

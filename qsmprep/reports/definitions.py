@@ -7,9 +7,12 @@ entries of a record, so that units, limits, captions and alternative texts are t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 from qsmprep.errors import UsageError
 from qsmprep.reports.record import FigureRef, Metric
+
+T = TypeVar("T")
 
 CONSENSUS = "QSM consensus (doi:10.1002/mrm.30006)"
 SIGN = "Paramagnetic susceptibility (iron, deoxyhaemoglobin) is positive and bright, calcification and myelin are dark."
@@ -219,7 +222,7 @@ def make_figure(stage: str, file: str, *, name: str = "") -> FigureRef:
     return FigureRef(stage, d.title.format(name=name), file, d.alt.format(name=name), d.caption)
 
 
-def _find(table: dict, key: str):  # type: ignore[no-untyped-def, type-arg]
+def _find(table: dict[str, T], key: str) -> T:
     if key not in table:
         raise UsageError(f"the report knows nothing called {key!r}", expected=f"one of {', '.join(table)}")
     return table[key]

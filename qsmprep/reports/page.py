@@ -153,7 +153,8 @@ def _part(anchor: str, record: AcquisitionRecord, pictures: dict[str, Picture]) 
 def _sections(record: AcquisitionRecord) -> tuple[Section, ...]:
     """The sections that have content; what belongs to no known stage comes last."""
     known = {stage for _, _, stages in SECTIONS for stage in stages}
-    others = tuple({item.stage: None for item in (*record.figures, *record.metrics) if item.stage not in known})
+    stages_used = [f.stage for f in record.figures] + [m.stage for m in record.metrics]
+    others = tuple(dict.fromkeys(stage for stage in stages_used if stage not in known))
     found = []
     for anchor, heading, stages in (*SECTIONS, ("other", "Other", others)):
         figures = tuple(f for stage in stages for f in record.figures if f.stage == stage)

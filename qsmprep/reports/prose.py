@@ -10,11 +10,8 @@ from markupsafe import Markup, escape
 
 _DOI = re.compile(r"(?:https?://(?:dx\.)?doi\.org/|doi:\s*)(10\.\d{4,9}/[^\s<>\"']+)", re.IGNORECASE)
 _BULLET = re.compile(r"^\s*[-*]\s+")
-_INLINE = (
-    (re.compile(r"`([^`]+)`"), r"<code>\1</code>"),
-    (re.compile(r"\*\*([^*]+)\*\*"), r"<strong>\1</strong>"),
-    (re.compile(r"\*([^*\s][^*]*)\*"), r"<em>\1</em>"),
-)
+_INLINE = re.compile(r"`([^`]+)`|\*\*([^*]+)\*\*|\*([^*\s][^*]*)\*")
+_TAGS = ("code", "strong", "em")
 
 
 def markdown(text: str) -> Markup:
@@ -64,7 +61,10 @@ def number(value: Any) -> str:
 
 
 def _inline(text: str) -> str:
-    result = str(escape(text))
-    for pattern, replacement in _INLINE:
-        result = pattern.sub(replacement, result)
-    return result
+    """Escape, then mark code and emphasis (which do not nest)."""
+
+    def mark(match: re.Match[str]) -> str:
+        tag = _TAGS[(match.lastindex or 1) - 1]
+        return f"<{tag}>{match[match.lastindex or 1]}</{tag}>"
+
+    return _INLINE.sub(mark, str(escape(text)))

@@ -319,7 +319,7 @@ def edge_distance_mm(mask: ArrayLike, grid: Grid) -> NDArray[np.float64]:
 
 def _frequency(grid: Grid) -> NDArray[np.float64]:
     """|k| in cycles per mm on the half spectrum."""
-    squares = 0.0
+    squares = np.zeros((1, 1, 1))
     for axis, (n, mm) in enumerate(zip(grid.shape, grid.voxel_mm, strict=True)):
         k = np.fft.rfftfreq(n, mm) if axis == 2 else np.fft.fftfreq(n, mm)
         squares = squares + (k**2).reshape([-1 if a == axis else 1 for a in range(3)])

@@ -182,7 +182,7 @@ class AcquisitionRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types; NaN and infinity become None, paths become text."""
-        return _plain(dataclasses.asdict(self))  # type: ignore[no-any-return]
+        return {key: _plain(value) for key, value in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> AcquisitionRecord:
@@ -272,7 +272,8 @@ def render_text_summary(record: AcquisitionRecord) -> str:
     judged = verdict(record)
     lines = [f"{record.key}: {judged.level}"]
     lines += [f"  - {reason}" for reason in judged.reasons]
-    lines += [f"    remedy: {w.remedy}" for w in (*record.warnings, *record.errors) if w.remedy]
+    remedies = [w.remedy for w in record.warnings] + [e.remedy for e in record.errors]
+    lines += [f"    remedy: {remedy}" for remedy in remedies if remedy]
     width = max((len(m.name) for m in record.metrics), default=0)
     for metric in record.metrics:
         value = f"{metric.value:.4g}" if metric.known else "n/a"
@@ -317,8 +318,9 @@ def _convert(name: str, hint: Any, value: Any) -> Any:
     if origin is tuple:
         if not isinstance(value, list):
             raise DataError(f"`{name}` is {value!r}", expected="a list")
-        inner = arguments[0]
-        return tuple(_build(inner, v) if dataclasses.is_dataclass(inner) else _convert(name, inner, v) for v in value)
+        return tuple(_convert(name, arguments[0], v) for v in value)
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value)  # type: ignore[arg-type]
     if origin is types.UnionType:
         if value is None:
             return None
