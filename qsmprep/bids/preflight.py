@@ -116,6 +116,7 @@ def preflight(
     *,
     b0_t_override: float | None = None,
     derivatives: Iterable[str | Path] = (),
+    require_description: bool = True,
 ) -> Preflight:
     """Judge every acquisition of the selection from its headers and sidecars.
 
@@ -129,6 +130,8 @@ def preflight(
         Field strength in tesla that replaces the sidecars'.
     derivatives : iterable of str or Path
         Derivative data sets with brain masks.
+    require_description : bool
+        Whether a data set without ``dataset_description.json`` is refused.
 
     Returns
     -------
@@ -138,7 +141,7 @@ def preflight(
     root = Path(bids_dir).absolute()
     selection = selection or Selection()
     try:
-        warnings = _check_data_set(root)
+        warnings = _check_data_set(root, require_description)
         _check_override(b0_t_override)
         collected = collect(root, selection, [Path(folder) for folder in derivatives])
     except QSMPrepError as error:
@@ -184,10 +187,12 @@ def judge(candidate: Candidate, b0_t_override: float | None = None) -> Verdict:
     return replace(verdict, acquisition=acquisition, warnings=(*warnings, *said))
 
 
-def _check_data_set(root: Path) -> tuple[str, ...]:
+def _check_data_set(root: Path, require_description: bool) -> tuple[str, ...]:
     if not root.is_dir():
         raise InvalidBIDSError("there is no such folder", file=root, expected="a BIDS data set")
     description = root / "dataset_description.json"
+    if not description.exists() and not require_description and participant_labels(root):
+        return ("dataset_description.json is missing",)
     if not description.exists():
         raise InvalidBIDSError(
             "the folder is no BIDS data set: dataset_description.json is missing",

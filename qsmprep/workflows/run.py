@@ -38,6 +38,7 @@ def run(settings: Settings) -> int:
         selection,
         b0_t_override=settings.b0_t,
         derivatives=settings.derivatives,
+        require_description=not settings.skip_bids_validation,
     )
     print(render_table(found), flush=True)
     found.raise_if_nothing_to_do()
