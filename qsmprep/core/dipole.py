@@ -22,8 +22,8 @@ def padded_shape(shape: tuple[int, ...], factor: float = 2.0) -> tuple[int, int,
     shape : (3,) tuple of int
         Lengths of the volume.
     factor : float
-        1 pads to the next fast length only; 2 removes all wrap-around of the dipole field
-        within the volume.
+        1 pads to the next fast length only; 2 keeps the periodic copies of every source at least
+        the volume's length away (less than 1 % of the field of a source at the volume's edge).
     """
     lengths = []
     for n in shape:
@@ -118,7 +118,7 @@ def forward_field(
     grid : Grid
         Voxel size and B0 direction.
     pad_factor : float
-        Zero padding; 2 or more leaves no wrap-around.
+        Zero padding; see :func:`padded_shape`.
     device : str
         Torch device.
 

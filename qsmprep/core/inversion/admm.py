@@ -30,7 +30,8 @@ class TotalVariation:
         self.rho = rho * float(space.grid.voxel_volume_mm3) ** (2.0 / 3.0)
         self.limit = weight / self.rho
         self.inverse = hessian + self.rho * space.laplacian()
-        self.inverse[0, 0, 0] = 1.0
+        if float(self.inverse[0, 0, 0]) == 0.0:
+            self.inverse[0, 0, 0] = 1.0
         self.inverse.clamp_(min=1e-12).reciprocal_()
         self.duals = [torch.zeros(space.shape, device=space.device) for _ in range(3)]
         self.pull = torch.zeros(space.shape, device=space.device)
