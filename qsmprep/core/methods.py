@@ -87,12 +87,41 @@ METHODS = Registry(
             "R2* was computed by a weighted line fit to the logarithm of the magnitude",
         ),
         Method(
+            "mask",
+            "bet",
+            "BET",
+            "qsmprep.core.masking.bet:bet",
+            p.BetParams,
+            "The brain was extracted from the root mean square of the echoes with a Python version of BET "
+            "(fractional threshold {fraction:g}) after division by the smoothed magnitude",
+            ("smith2002",),
+        ),
+        Method(
+            "mask",
+            "threshold",
+            "Otsu threshold",
+            "qsmprep.core.masking.consensus:threshold_mask",
+            p.ThresholdMaskParams,
+            "The object was masked by {factor:g} times Otsu's threshold of the magnitude",
+            ("otsu1979",),
+        ),
+        Method(
+            "mask",
+            "fsl",
+            "FSL BET",
+            "qsmprep.interfaces.masks:fsl_bet",
+            p.FslBetParams,
+            "The brain was extracted with FSL's BET (fractional threshold {fraction:g})",
+            ("smith2002",),
+        ),
+        Method(
             "background",
             "resharp",
             "RESHARP",
             "qsmprep.core.background.resharp:resharp",
             p.ResharpParams,
-            "Background fields were removed with RESHARP (radius {radius_mm:g} mm, Tikhonov weight {tikhonov:g})",
+            "Background fields were removed with RESHARP (radii {radius_mm:g} to {radius_max_mm:g} mm, "
+            "Tikhonov weight {tikhonov:g})",
             ("sun2014",),
         ),
         Method(
@@ -111,7 +140,7 @@ METHODS = Registry(
             "PDF",
             "qsmprep.core.background.pdf:pdf",
             p.PdfParams,
-            "Background fields were removed by projection onto dipole fields",
+            "Background fields were removed by projection onto dipole fields (Tikhonov weight {tikhonov:g})",
             ("liu2011",),
         ),
         Method(

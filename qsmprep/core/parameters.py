@@ -105,10 +105,22 @@ class FslBetParams:
 
 
 @dataclass(frozen=True)
+class ThresholdMaskParams:
+    """Parameters of the mask of everything bright."""
+
+    factor: float = parameter(0.7, "factor on Otsu's threshold of the magnitude", low=0.0, high=5.0)
+    open_mm: float = parameter(2.0, "radius of the opening that removes thin bridges", unit="mm", low=0.0)
+
+
+@dataclass(frozen=True)
 class QualityMaskParams:
     """Parameters of the phase-quality mask."""
 
     threshold: float = parameter(0.0, "quality threshold; 0 chooses it by Otsu's method", low=0.0, high=1.0)
+    otsu_ceiling: float = parameter(0.5, "highest threshold that Otsu's method may choose", low=0.0, high=1.0)
+    close_mm: float = parameter(2.0, "radius of the closing that mends small unreliable spots", unit="mm", low=0.0)
+    open_mm: float = parameter(2.0, "radius of the opening that removes thin bridges", unit="mm", low=0.0)
+    erode_mm: float = parameter(0.0, "depth of the final erosion", unit="mm", low=0.0)
 
 
 # --- background field removal -------------------------------------------------------------------
@@ -121,17 +133,22 @@ class VSharpParams:
     radius_max_mm: float = parameter(12.0, "largest kernel radius", unit="mm", low=0.5)
     radius_min_mm: float = parameter(1.0, "smallest kernel radius (never below one voxel)", unit="mm", low=0.1)
     radius_step_mm: float = parameter(1.0, "step between radii (never below one voxel)", unit="mm", low=0.1)
-    threshold: float = parameter(0.05, "truncation of the deconvolution kernel", low=0.0, high=1.0)
+    threshold: float = parameter(0.2, "truncation of the deconvolution kernel", low=0.0, high=1.0)
 
 
 @dataclass(frozen=True)
 class ResharpParams:
     """Parameters of RESHARP."""
 
-    radius_mm: float = parameter(6.0, "kernel radius", unit="mm", low=0.5)
-    tikhonov: float = parameter(1e-4, "weight of the Tikhonov term", low=0.0)
-    tolerance: float = parameter(1e-6, "relative residual at which conjugate gradients stop", low=0.0)
-    max_iter: int = parameter(30, "conjugate gradient iterations", low=1)
+    radius_mm: float = parameter(
+        3.0, "smallest kernel radius; decides how much of the mask is kept", unit="mm", low=0.5
+    )
+    radius_max_mm: float = parameter(
+        12.0, "largest kernel radius, by doubling the smallest; equal to it for one radius only", unit="mm", low=0.5
+    )
+    tikhonov: float = parameter(1e-2, "weight of the Tikhonov term", low=0.0)
+    tolerance: float = parameter(1e-3, "relative residual at which conjugate gradients stop", low=0.0)
+    max_iter: int = parameter(40, "conjugate gradient iterations", low=1)
 
 
 @dataclass(frozen=True)
@@ -139,7 +156,8 @@ class PdfParams:
     """Parameters of projection onto dipole fields."""
 
     padding_mm: float = parameter(30.0, "room for sources on each side of the mask's bounding box", unit="mm", low=0.0)
-    tolerance: float = parameter(1e-5, "relative residual at which conjugate gradients stop", low=0.0)
+    tikhonov: float = parameter(1e-4, "weight of the Tikhonov term on the sources", low=0.0)
+    tolerance: float = parameter(1e-3, "relative residual at which conjugate gradients stop", low=0.0)
     max_iter: int = parameter(60, "conjugate gradient iterations", low=1)
 
 
