@@ -1,0 +1,1 @@
+"""Figures, quality metrics and the page of a subject: drawn from arrays, written from the output folder alone."""

@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -139,7 +140,7 @@ def _draw_title(figure: Figure, strip: Strip, top: float, total: float) -> None:
     for _, colour, label in strip.contours:
         if label:
             x = (text.get_window_extent(renderer).x1 * DPI / figure.dpi + 20) / WIDTH_PX
-            text = figure.text(x, y, f"— {label}", color=colour, fontsize=9.5, va="center", ha="left")
+            text = figure.text(x, y, f"■ {label}", color=colour, fontsize=9.5, va="center", ha="left")
 
 
 def _draw_row(
@@ -235,7 +236,10 @@ def _draw_b0(axes: Axes, view: View, plane: str, size_px: tuple[float, float]) -
         tip = at(x + length * right, y + length * up)
         axes.annotate("", tip, at(x, y), "axes fraction", "axes fraction", arrowprops=arrow)
     name = at(x - 8 + length * min(right, 0.0), y + 5)
-    axes.text(*name, "$B_0$", transform=axes.transAxes, color=ORANGE, fontsize=8.5, ha="right", va="center")
+    halo = [withStroke(linewidth=2.5, foreground="black")]
+    axes.text(
+        *name, "$B_0$", transform=axes.transAxes, color=ORANGE, fontsize=8.5, ha="right", va="center", path_effects=halo
+    )
 
 
 def _draw_colour_bar(figure: Figure, image: AxesImage, cax: Axes, unit: str, ticks: dict[float, str]) -> None:

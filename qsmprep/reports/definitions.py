@@ -109,7 +109,10 @@ METRICS: dict[str, MetricDefinition] = {
         "Streaking index",
         "",
         "Power of chi near the magic-angle cone over its power elsewhere at equal spatial frequency; "
-        "about 1 without streaks, above it with streaks, below it where regularisation has emptied the cone.",
+        "about 1 without streaks, above it where noise was amplified into streaks, below it where regularisation "
+        "has emptied the cone.",
+        "definition and limit of qsmprep",
+        high=2.0,
     ),
     "rim_ratio": MetricDefinition(
         "rim",

@@ -31,8 +31,8 @@ _PI_TICKS = {-math.pi: "−π", 0.0: "0", math.pi: "π"}
 
 
 def field_windows_hz(b0_t: float) -> tuple[float, float]:
-    """Fixed half windows in Hz for the total and the local field at ``b0_t`` tesla: 1 and 0.1 ppm of B0."""
-    return hz_per_ppm(b0_t), 0.1 * hz_per_ppm(b0_t)
+    """Fixed half windows in Hz for the total and the local field at ``b0_t`` tesla: 0.5 and 0.05 ppm of B0."""
+    return 0.5 * hz_per_ppm(b0_t), 0.05 * hz_per_ppm(b0_t)
 
 
 def plot_magnitude(
@@ -170,9 +170,7 @@ def plot_fieldmap(
     if local_hz is not None:
         _, inner, (local,) = _prepare(affine, masks[0] if masks[1] is None else masks[1], {"local_hz": local_hz})
         if inner.shape != inside.shape:
-            raise DataError(
-                f"the masks have shapes {np.shape(masks[0])} and {np.shape(masks[1])}", expected="one shape"
-            )
+            raise DataError(f"the masks have shapes {inside.shape} and {inner.shape}", expected="one shape")
         fields.append(("Local field", local, inner, None if window_hz is None else window_hz[1]))
     row_a = _slices(view, inside, axial=(7, 0.15, 0.85))
     row_b = _slices(view, inside, coronal=(4, 0.2, 0.8), sagittal=(3, 0.25, 0.75))

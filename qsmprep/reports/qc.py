@@ -169,8 +169,9 @@ def streaking_index(chi_ppm: ArrayLike, mask: ArrayLike, grid: Grid, *, cone: fl
     its mean inside the mask, is transformed; in every shell of \\|k\\| between 0.15 and 0.85 of the
     smallest Nyquist frequency the mean power where ``|D| < cone`` is divided by that where
     ``|D| >= 2 * cone``; the index is the geometric mean of these ratios. It is near 1 for tissue
-    without a preferred direction, above 1 with streaks, below 1 where regularisation has emptied
-    the cone. The definition is ours.
+    without a preferred direction, above 1 where noise was amplified into streaks, below 1 where
+    regularisation has emptied the cone; streaks that come of the emptying alone (a kernel truncated
+    far from zero) do not raise it. The definition is ours.
 
     Parameters
     ----------
