@@ -1,7 +1,8 @@
 """Quality metrics: pure functions from arrays to numbers, each defined where it is computed.
 
-No number here is a verdict. Where a metric carries a limit (:data:`DEFINITIONS`), it says that a
-person should look, and the source of the limit is given beside it.
+No number here is a verdict: limits and their sources stand in :mod:`qsmprep.reports.definitions`.
+A metric that has no meaning for the data (a mask too thin, a constant map) is NaN, so that a report
+never stops a run; wrong shapes and empty masks are errors.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Consistency:
     Parameters
     ----------
     nrmse : float
-        ``||D chi - f|| / ||f||`` inside the mask.
+        ``||D chi - f|| / ||f||`` inside the mask; NaN for a field of zeros.
     predicted_ppm : (nx, ny, nz) float32 array
         The predicted field in ppm, zero outside the mask.
     shift_ppm : float
@@ -80,12 +81,12 @@ def noise_sd(image: ArrayLike, mask: ArrayLike) -> float:
     The mixed third difference over every 2 x 2 x 2 block that lies inside the mask (the finest
     diagonal Haar coefficient) removes smooth anatomy; its median absolute value over 0.6745 is
     robust to the edges that are left. Interpolated or zero-filled images have correlated noise,
-    for which this is too low.
+    for which this is too low. NaN when fewer than 8 such blocks lie inside the mask.
 
     Raises
     ------
     DataError
-        When fewer than 8 such blocks lie inside the mask.
+        When the shapes differ or the mask is empty.
 
     References
     ----------
@@ -100,7 +101,7 @@ def noise_sd(image: ArrayLike, mask: ArrayLike) -> float:
         detail = detail[high] - detail[low]
         block = block[high] & block[low]
     if np.count_nonzero(block) < 8:
-        raise DataError("the mask is too small or too thin for a noise estimate", expected="at least 8 blocks of 2x2x2")
+        return math.nan
     return float(np.median(np.abs(detail[block])) / math.sqrt(8.0) / GAUSSIAN_MAD)
 
 
@@ -109,7 +110,7 @@ def snr(magnitude: ArrayLike, mask: ArrayLike) -> float:
     region = _region(mask)
     signal = float(np.nanmedian(_like(magnitude, region, "magnitude")[region]))
     sd = noise_sd(magnitude, region)
-    return signal / sd if sd > 0 else math.inf
+    return math.inf if sd == 0 else signal / sd
 
 
 def residual_wraps(unwrapped_rad: ArrayLike, mask: ArrayLike) -> int:
@@ -171,7 +172,7 @@ def streaking_index(chi_ppm: ArrayLike, mask: ArrayLike, grid: Grid, *, cone: fl
     ``|D| >= 2 * cone``; the index is the geometric mean of these ratios. It is near 1 for tissue
     without a preferred direction, above 1 where noise was amplified into streaks, below 1 where
     regularisation has emptied the cone; streaks that come of the emptying alone (a kernel truncated
-    far from zero) do not raise it. The definition is ours.
+    far from zero) do not raise it. NaN for a constant or tiny map. The definition is ours.
 
     Parameters
     ----------
@@ -186,7 +187,7 @@ def streaking_index(chi_ppm: ArrayLike, mask: ArrayLike, grid: Grid, *, cone: fl
     Raises
     ------
     DataError
-        When the shapes differ, the mask is empty, chi is constant, or the volume is too small.
+        When the shapes differ, the mask is empty or values are not finite.
     """
     from qsmprep.core.dipole import dipole_kernel
 
@@ -210,9 +211,7 @@ def streaking_index(chi_ppm: ArrayLike, mask: ArrayLike, grid: Grid, *, cone: fl
             a, b = np.average(power[near], weights=weight[near]), np.average(power[far], weights=weight[far])
             if a > 0 and b > 0:
                 logs.append(math.log(a / b))
-    if not logs:
-        raise DataError("the map is constant or too small for a streaking index", expected="a map with structure")
-    return float(math.exp(np.mean(logs)))
+    return float(math.exp(np.mean(logs))) if logs else math.nan
 
 
 def rim_profile(
@@ -246,22 +245,20 @@ def rim_profile(
 def rim_ratio(chi_ppm: ArrayLike, mask: ArrayLike, grid: Grid, *, rim_mm: float = 3.0, deep_mm: float = 10.0) -> float:
     """Root mean square of chi within ``rim_mm`` of the mask's edge over that deeper than ``deep_mm``.
 
-    Both are taken about the deep mean, so that the reference does not matter. The definition is ours.
+    Both are taken about the deep mean, so that the reference does not matter. NaN when the mask has
+    no voxel that deep, or chi is constant there. The definition is ours.
 
     Raises
     ------
     DataError
-        When the mask has no voxel that deep, or chi is constant there.
+        When the shapes differ, the mask is empty or values are not finite.
     """
     region = _region(mask)
     chi = _finite(chi_ppm, region, "chi_ppm")
     depth = edge_distance_mm(region, grid)
     rim, deep = chi[region & (depth <= rim_mm)], chi[region & (depth > deep_mm)]
     if not rim.size or not deep.size or deep.std() == 0:
-        raise DataError(
-            "the rim cannot be compared with the depth of the mask",
-            expected=f"voxels that vary more than {deep_mm:g} mm and voxels less than {rim_mm:g} mm from the edge",
-        )
+        return math.nan
     return float(math.sqrt(np.mean((rim - deep.mean()) ** 2)) / deep.std())
 
 
@@ -289,7 +286,7 @@ def data_consistency(
     Raises
     ------
     DataError
-        When shapes differ, the mask is empty, values are not finite, or the field is zero.
+        When shapes differ, the mask is empty or values are not finite.
     """
     from qsmprep.core.dipole import forward_field
 
@@ -301,11 +298,9 @@ def data_consistency(
     predicted = forward_field(chi, grid, device=device).astype(np.float64)
     constant = forward_field(region.astype(np.float32), grid, device=device).astype(np.float64)
     size, scale = float(np.linalg.norm(field[region])), float(np.sum(constant[region] ** 2))
-    if size == 0:
-        raise DataError("the local field is zero inside the mask", expected="a field map in ppm")
     shift = float(np.sum(constant[region] * (field - predicted)[region]) / scale) if scale > 0 else 0.0
     predicted = np.where(region, predicted + shift * constant, 0.0)
-    nrmse = float(np.linalg.norm((predicted - field)[region]) / size)
+    nrmse = float(np.linalg.norm((predicted - field)[region]) / size) if size > 0 else math.nan
     return Consistency(nrmse, predicted.astype(np.float32), shift)
 
 

@@ -57,10 +57,6 @@ def test_snr_without_noise_is_infinite_and_zero_outside_does_not_matter():
     rng = np.random.default_rng(0)
     image = 100 + rng.normal(0, 1, mask.shape)
     assert qc.noise_sd(np.where(mask, image, 0), mask) == qc.noise_sd(image, mask)
-    with pytest.raises(DataError, match="thin"):
-        flat = np.zeros((9, 9, 9), bool)
-        flat[4] = True
-        qc.noise_sd(np.ones((9, 9, 9)), flat)
 
 
 def test_residual_wraps_counts_the_faces_of_a_block_that_is_off_by_a_turn():
@@ -182,8 +178,6 @@ def test_rim_profile_and_ratio_rise_with_a_rim():
     assert profile.mean_ppm[0] == pytest.approx(0.1, abs=0.005)
     assert profile.mean_ppm[5] == pytest.approx(0.0, abs=0.005)
     assert sum(profile.n_voxels) <= mask.sum()
-    with pytest.raises(DataError, match="rim"):
-        qc.rim_ratio(chi, ball(grid.shape, 4), grid)
 
 
 @pytest.mark.parametrize("b0_dir", [(0.0, 0.0, 1.0), TILT])
@@ -211,18 +205,26 @@ def test_data_consistency(b0_dir):
     assert qc.data_consistency(chi, field, mask, wrong).nrmse > 0.7
 
 
+def test_what_has_no_meaning_is_nan_and_not_a_crash():
+    mask = ball((12, 12, 12), 5)
+    grid = Grid(mask.shape, (1.0, 1.0, 1.0))
+    chi = np.zeros(mask.shape)
+    flat = np.zeros_like(mask)
+    flat[4] = True
+    assert math.isnan(qc.noise_sd(chi, flat)) and math.isnan(qc.snr(chi + 1, flat))
+    assert math.isnan(qc.streaking_index(chi, mask, grid))
+    assert math.isnan(qc.rim_ratio(chi + np.indices(mask.shape)[0], mask, grid))
+    assert math.isnan(qc.data_consistency(chi, chi, mask, grid).nrmse)
+
+
 def test_bad_input_is_refused():
     mask = ball((12, 12, 12), 5)
     grid = Grid(mask.shape, (1.0, 1.0, 1.0))
     chi = np.zeros(mask.shape)
-    with pytest.raises(DataError, match="zero"):
-        qc.data_consistency(chi, chi, mask, grid)
     with pytest.raises(DataError, match="grid"):
         qc.data_consistency(chi, chi + 1, mask, grid.with_shape((12, 12, 13)))
     with pytest.raises(DataError, match="finite"):
         qc.data_consistency(np.where(mask, np.nan, 0), chi + 1, mask, grid)
-    with pytest.raises(DataError, match="constant"):
-        qc.streaking_index(chi, mask, grid)
     with pytest.raises(DataError, match="empty"):
         qc.chi_sd_ppm(chi, np.zeros_like(mask))
     with pytest.raises(DataError, match="shape"):
