@@ -31,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--b0-t", type=float, default=3.0, help="field strength in tesla")
     parser.add_argument("--snr", type=float, default=90.0, help="of white matter at the first echo; inf for no noise")
     parser.add_argument("--shim-order", type=int, default=2, choices=(-1, 0, 1, 2), help="-1 for no shim")
+    parser.add_argument("--fine-mm", type=float, default=1.15, help="largest voxel of the simulation")
     parser.add_argument("--suffix", default="MEGRE", choices=("MEGRE", "T2starw"))
     parser.add_argument("--vendor", default="siemens", choices=("siemens", "philips"), help="how phase is stored")
     parser.add_argument("--t1w-mm", type=float, default=1.0, help="voxel size of a T1-weighted image; 0 for none")
@@ -66,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             b0_t=options.b0_t,
             snr=options.snr,
             shim_order=options.shim_order,
+            fine_mm=options.fine_mm,
         )
         plan = Plan(
             protocol,

@@ -107,7 +107,8 @@ def ellipsoid(
         local = np.tensordot(axes.T.astype(np.float32), where - centre, axes=1) * inverse
         length = np.sqrt((local**2).sum(axis=0))
         slope = np.sqrt(((local * inverse) ** 2).sum(axis=0))
-        return length * (length - 1) / np.maximum(slope, 1e-6)
+        outward = np.where(length > 1e-4, length / np.maximum(slope, 1e-9), np.float32(min(radii_mm)))
+        return outward * (length - 1)
 
     return distance
 

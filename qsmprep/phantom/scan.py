@@ -18,11 +18,8 @@ from qsmprep.phantom.canvas import Slices, Volume, rotation
 from qsmprep.phantom.head import HeadModel, build_head
 from qsmprep.phantom.subject import Subject
 
-HEAD_BOX_MM = ((-92.0, 92.0), (-118.0, 118.0), (-130.0, 94.0))
+HEAD_BOX_MM = ((-92.0, 92.0), (-118.0, 118.0), (-185.0, 94.0))
 """Scanner coordinates of what is magnetised: head and neck, also where the field of view ends before."""
-
-FINE_MM = 1.15
-"""Voxel size of the simulation, unless the acquired voxels ask for a smaller one."""
 
 OVERSAMPLING = 1.3
 """Fewest fine voxels per acquired voxel along each axis."""
@@ -50,6 +47,8 @@ class Protocol:
         of white matter at the first echo.
     shim_order : int
         Order of the shim, or -1 for none.
+    fine_mm : float
+        Largest voxel of the simulation.
     """
 
     voxel_mm: tuple[float, float, float] = (2.0, 2.0, 2.0)
@@ -63,10 +62,13 @@ class Protocol:
     b0_t: float = 3.0
     snr: float = 90.0
     shim_order: int = 2
+    fine_mm: float = 1.15
 
     def __post_init__(self) -> None:
         if len(self.voxel_mm) != 3 or not all(0.2 <= v <= 10 for v in self.voxel_mm):
             raise DataError(f"voxels of {self.voxel_mm} mm", expected="three sizes of 0.2 to 10 mm")
+        if not 0.2 <= self.fine_mm <= 10 or not self.b0_t > 0:
+            raise DataError(f"simulation at {self.fine_mm} mm and {self.b0_t} T", expected="0.2 to 10 mm, above 0 T")
         if not self.te_s or any(te <= 0 for te in self.te_s) or max(self.te_s) >= self.tr_s:
             raise DataError(f"echo times {self.te_s} s", expected=f"positive, below the repetition time {self.tr_s} s")
 
@@ -125,7 +127,7 @@ def scan(subject: Subject, protocol: Protocol, *, device: str = "cpu") -> Scan:
     Scan
     """
     shape, affine = protocol.acquired_grid()
-    fine_shape, fine_affine = fine_grid(shape, affine)
+    fine_shape, fine_affine = fine_grid(shape, affine, protocol.fine_mm)
     whole_shape, whole_affine, at = extend(fine_shape, fine_affine)
     whole = build_head(subject, whole_shape, whole_affine, b0_t=protocol.b0_t)
     field = head_field(whole.chi_ppm, whole.grid, device=device)
@@ -175,7 +177,7 @@ def t1_weighted(subject: Subject, protocol: Protocol, *, voxel_mm: float, snr: f
     """
     plan = Protocol((voxel_mm,) * 3, Protocol.fov_mm, Protocol.centre_mm, 0.0, protocol.orientation, b0_t=protocol.b0_t)
     shape, affine = plan.acquired_grid()
-    head = build_head(subject, *fine_grid(shape, affine), b0_t=protocol.b0_t)
+    head = build_head(subject, *fine_grid(shape, affine, protocol.fine_mm), b0_t=protocol.b0_t)
     rng = np.random.default_rng([*subject.seed, 6])
     bias, _ = coil(head.grid, rng)
     inversion_s, repeat_s = 0.95, 2.3
@@ -188,12 +190,12 @@ def t1_weighted(subject: Subject, protocol: Protocol, *, voxel_mm: float, snr: f
 
 
 def fine_grid(
-    shape: tuple[int, int, int], affine: NDArray[np.float64]
+    shape: tuple[int, int, int], affine: NDArray[np.float64], fine_mm: float
 ) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
-    """A grid over the same field of view, of ``FINE_MM`` or finer."""
+    """A grid over the same field of view, of ``fine_mm`` or finer."""
     size = np.linalg.norm(affine[:3, :3], axis=0)
     counts = [
-        max(math.ceil(n * v / FINE_MM - 1e-6), math.ceil(n * OVERSAMPLING)) for n, v in zip(shape, size, strict=True)
+        max(math.ceil(n * v / fine_mm - 1e-6), math.ceil(n * OVERSAMPLING)) for n, v in zip(shape, size, strict=True)
     ]
     ratio = np.array(shape) / np.array(counts)
     fine = affine.copy()

@@ -136,7 +136,7 @@ Simulated: no person was scanned. Whole heads with skull, scalp and air sinuses 
 - field strength {protocol.b0_t:g} T, voxels {voxel} mm, stack tilted by {protocol.tilt_deg:g} degrees about the x axis
 - echo times {echoes} ms, repetition time {protocol.tr_s * 1e3:g} ms, flip angle {protocol.flip_deg:g} degrees
 - signal-to-noise ratio of white matter {protocol.snr:g} at the first echo
-- phase stored the way of {plan.vendor.capitalize()}; it grows with time where the field is higher (paramagnetic positive)
+- phase stored the way of {plan.vendor.capitalize()}; it grows with time where the field is higher
 
 The susceptibility of every head gives its field on a finer grid; the shim is removed; the signal of each echo decays
 and dephases there; k-space is cropped to the acquired voxels and noise is added. What went in is in
