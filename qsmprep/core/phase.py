@@ -54,7 +54,6 @@ RANGES = (
     _Range("-pi to pi", -math.pi, math.pi, 1.0, whole=False),
     _Range("0 to 2 pi", 0.0, TWO_PI, 1.0, whole=False),
     _Range("0 to 4095", 0, 4095, math.pi / 2048, -math.pi, vendors=("siemens",)),
-    _Range("-4096 to 4094", -4096, 4094, math.pi / 4096, vendors=("siemens",)),
     _Range("-4096 to 4095", -4096, 4095, math.pi / 4096, vendors=("siemens",)),
     _Range("-2048 to 2047", -2048, 2047, math.pi / 2048),
     _Range("-3142 to 3142 (mrad)", -1000 * math.pi, 1000 * math.pi, 1e-3, whole=False, vendors=("ge", "philips")),

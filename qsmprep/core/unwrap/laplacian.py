@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 
 from qsmprep.core.grid import Grid
 from qsmprep.core.parameters import LaplacianUnwrapParams
+from qsmprep.core.phase_artefacts import smooth_complex
 from qsmprep.core.results import Unwrapped
 from qsmprep.core.unwrap import common
 
 FloatArray = NDArray[np.floating]
+REACH = (1.0, 4.0)
+"""Standard deviations, in voxels, of the Gaussians that continue the phase outside the mask."""
 
 
 def unwrap(
@@ -29,8 +32,9 @@ def unwrap(
 
     The Laplacian of the true phase is taken from differences between neighbours, wrapped to
     [-pi, pi]; the Poisson equation is solved with cosine transforms, which mirror the volume at its
-    faces. The whole volume enters, noise outside the mask as well, so the result is robust but smooth:
-    it is not congruent with the measured phase unless ``params.snap`` is set.
+    faces. The noise outside the mask would bend the solution inside, so the phase there is replaced by
+    a smooth continuation of the phase inside. The result is robust but smooth: it is not congruent with
+    the measured phase unless ``params.snap`` is set.
 
     Parameters
     ----------
@@ -39,7 +43,7 @@ def unwrap(
     magnitude : (n_echo, nx, ny, nz) array or None
         Checked only.
     mask : (nx, ny, nz) bool array or None
-        Where the result is kept and brought into line with the wrapped phase.
+        What is unwrapped.
     te_s : sequence of float
         Echo times in s, increasing.
     grid : Grid
@@ -64,7 +68,7 @@ def unwrap(
     phase, _, inside = common.check_inputs(phase_rad, magnitude, mask, te_s, grid)
     smooth = np.zeros(phase.shape, np.float64)
     for e, echo in enumerate(phase):
-        solved = solve_poisson(torch.from_numpy(echo), grid).numpy().astype(np.float64)
+        solved = solve_poisson(torch.from_numpy(_continued(echo, inside, grid)), grid).numpy().astype(np.float64)
         apart = np.exp(1j * (echo[inside] - solved[inside]))
         smooth[e] = solved + float(np.angle(apart.sum()))
     labels = inside.astype(np.int64)
@@ -77,6 +81,18 @@ def unwrap(
         wraps = np.rint((smooth - phase) / common.TWO_PI).astype(np.int32)
         return common.exact_result(phase, wraps, inside, info)
     return Unwrapped(np.where(inside, smooth, 0).astype(np.float32), False, info)
+
+
+def _continued(echo: common.Volume, mask: common.Mask, grid: Grid) -> common.Volume:
+    """The phase inside the mask, and outside the angle of its unit phasors smoothed over the border."""
+    inside = np.where(mask, np.exp(1j * echo), 0).astype(np.complex64)
+    filled, empty = inside.copy(), ~mask
+    for width in REACH:
+        smooth = smooth_complex(inside, grid, width * max(grid.voxel_mm))
+        reached = empty & (np.abs(smooth) > 0)
+        filled[reached] = smooth[reached]
+        empty &= ~reached
+    return np.where(mask, echo, np.angle(filled)).astype(np.float32)
 
 
 def solve_poisson(phase: torch.Tensor, grid: Grid) -> torch.Tensor:

@@ -1,0 +1,99 @@
+"""Phase offset removal (MCPC-3D-S)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from echo_cases import ORIENTATIONS, romeo_crop, simulate, turn, turn_grid
+
+from qsmprep.core.fieldmap import weighted
+from qsmprep.core.offset import remove_offset
+from qsmprep.core.parameters import OffsetParams
+from qsmprep.core.phase import scale_phase, wrap
+from qsmprep.core.unwrap import romeo
+from qsmprep.errors import DataError
+
+
+def on_circle(a, b):
+    return np.abs(np.angle(np.exp(1j * (a - b))))
+
+
+@pytest.mark.parametrize("te_s", [[0.004, 0.008, 0.012], [0.004, 0.009], [0.006, 0.009, 0.015]])
+def test_a_smooth_offset_is_found_and_taken_out_of_every_echo(te_s):
+    case = simulate(te_s, noise=0.02)
+    result = remove_offset(case.phase_rad, case.magnitude, case.mask, te_s, case.grid)
+    assert result.applied
+    assert on_circle(result.offset_rad, case.offset_rad)[case.mask].max() < 0.12
+    assert on_circle(result.offset_rad, case.offset_rad)[case.mask].std() < 0.03
+    np.testing.assert_allclose(on_circle(result.phase_rad, case.phase_rad - result.offset_rad), 0, atol=1e-5)
+
+
+def test_the_weighted_field_needs_it():
+    case = simulate([0.003, 0.0095, 0.016], noise=0.02)
+    shifted = wrap(case.phase_rad + 1.5 + case.offset_rad)
+    corrected = remove_offset(shifted, case.magnitude, case.mask, case.te_s, case.grid).phase_rad
+    error = []
+    for phase in (shifted, corrected):
+        unwrapped = romeo.unwrap(phase, case.magnitude, case.mask, case.te_s, case.grid).phase_rad
+        fit = weighted(unwrapped, phase, case.magnitude, case.mask, case.te_s)
+        error.append(np.sqrt(np.mean((fit.field_hz - case.field_hz)[case.mask] ** 2)))
+    assert error[0] > 10
+    assert error[1] < 1
+
+
+def test_the_width_is_in_mm():
+    case = simulate([0.004, 0.008], noise=0.2)
+    spread = {}
+    for sigma_mm in (1.0, 4.0, 8.0):
+        found = remove_offset(
+            case.phase_rad, case.magnitude, case.mask, case.te_s, case.grid, OffsetParams(sigma_mm=sigma_mm)
+        )
+        spread[sigma_mm] = on_circle(found.offset_rad, case.offset_rad)[case.mask].std()
+    assert spread[8.0] < spread[4.0] / 1.5 < spread[1.0] / 3
+
+
+@pytest.mark.parametrize(("order", "flips"), ORIENTATIONS[::5])
+def test_it_turns_with_the_volume(order, flips):
+    case = simulate([0.004, 0.009], noise=0.05)
+    here = remove_offset(case.phase_rad, case.magnitude, case.mask, case.te_s, case.grid)
+    turned = (turn(a, order, flips) for a in (case.phase_rad, case.magnitude, case.mask))
+    there = remove_offset(*turned, case.te_s, turn_grid(case.grid, order))
+    assert on_circle(there.offset_rad, turn(here.offset_rad, order, flips)).max() < 1e-4
+    assert on_circle(there.phase_rad, turn(here.phase_rad, order, flips)).max() < 1e-4
+
+
+def test_a_single_echo_is_left_alone():
+    case = simulate([0.01], noise=0.02)
+    result = remove_offset(case.phase_rad, case.magnitude, case.mask, case.te_s, case.grid)
+    assert not result.applied
+    assert not result.offset_rad.any()
+    np.testing.assert_array_equal(result.phase_rad, case.phase_rad)
+
+
+def test_without_mask_or_magnitude():
+    case = simulate([0.004, 0.008], noise=0.005)
+    everywhere = remove_offset(case.phase_rad, case.magnitude, None, case.te_s, case.grid)
+    assert np.median(on_circle(everywhere.offset_rad, case.offset_rad)[case.mask]) < 0.1
+    unweighted = remove_offset(case.phase_rad, None, case.mask, case.te_s, case.grid)
+    assert on_circle(unweighted.offset_rad, case.offset_rad)[case.mask].max() < 0.12
+
+
+def test_real_crop_becomes_one_field():
+    """After removal the phase of the first two echoes is proportional to echo time; the third, unused, follows."""
+    stored, header, magnitude, te_s, grid = romeo_crop()
+    phase = scale_phase(stored, units=None, **header)[0]
+    mask = magnitude[0] > 0.5 * np.median(magnitude[0])
+    result = remove_offset(phase, magnitude, mask, te_s, grid)
+    assert result.applied
+    before = on_circle(2 * phase[0], phase[1])[mask]
+    assert np.median(on_circle(2 * result.phase_rad[0], result.phase_rad[1])[mask]) < 0.5 * np.median(before)
+    third = romeo.unwrap(result.phase_rad, magnitude, mask, te_s, grid).phase_rad
+    assert np.median(np.abs(third[2] - 1.5 * third[1])[mask]) < 0.3
+
+
+def test_bad_input_is_refused():
+    case = simulate([0.004, 0.008])
+    with pytest.raises(DataError):
+        remove_offset(case.phase_rad, case.magnitude, np.zeros_like(case.mask), case.te_s, case.grid)
+    with pytest.raises(DataError):
+        remove_offset(case.phase_rad, case.magnitude, case.mask, [0.008, 0.004], case.grid)
