@@ -31,7 +31,7 @@ FLOORS = (
     {"settings"},
     {"core"},
     {"data"},
-    {"errors", "version"},
+    {"errors", "version", "privacy"},
 )
 """Imports go down only, and never to another room of the same floor."""
 

@@ -13,7 +13,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (see ``qsmprep --help``)."""
     try:
         settings = parse_settings(sys.argv[1:] if argv is None else argv)
-        from qsmprep.workflows.run import run  # noqa: PLC0415 - nipype and torch only after parsing
+        from qsmprep.workflows.run import run
 
         return run(settings)
     except QSMPrepError as error:

@@ -65,9 +65,11 @@ def build_parser() -> Parser:
 
 
 def _add_selection(group: argparse._ArgumentGroup) -> None:
-    labels = {"nargs": "+", "metavar": "LABEL"}
-    group.add_argument("--participant-label", dest="participants", help="participants, with or without `sub-`", **labels)
-    group.add_argument("--session-label", dest="sessions", help="sessions, with or without `ses-`", **labels)
+    labels: dict[str, Any] = {"nargs": "+", "metavar": "LABEL"}
+    group.add_argument(
+        "--participant-label", dest="participants", help="participants, `sub-` may be left out", **labels
+    )
+    group.add_argument("--session-label", dest="sessions", help="sessions, `ses-` may be left out", **labels)
     group.add_argument("--acquisition-label", dest="acquisitions", help="values of the `acq` entity", **labels)
     group.add_argument(
         "--bids-filter-file",
@@ -211,7 +213,8 @@ def _finish(values: dict[str, Any]) -> Settings:
     if level not in LEVELS:
         raise UnknownLevelError(
             f"the analysis level is {level!r}",
-            expected=f"one of {', '.join(LEVELS)}" + (" (the group level is not in this version)" if level == "group" else ""),
+            expected=f"one of {', '.join(LEVELS)}",
+            remedy="the group level is not in this version" if level == "group" else None,
         )
     values.setdefault("work_dir", Path("work"))
     for name in ("bids_dir", "out_dir", "work_dir", "use_plugin"):

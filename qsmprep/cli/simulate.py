@@ -6,9 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from qsmprep.errors import QSMPrepError
+from qsmprep.errors import DataError, QSMPrepError, UsageError
 from qsmprep.version import qsmprep_version
+
+if TYPE_CHECKING:
+    from qsmprep.phantom.dataset import Plan
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,19 +47,24 @@ def build_parser() -> argparse.ArgumentParser:
         "--lesions", nargs="*", default=(), choices=("calcification", "haemorrhage"), help="of patients"
     )
     parser.add_argument("--name", default="Simulated gradient-echo heads", help="name of the data set")
-    parser.add_argument("--nprocs", type=int, default=1, help="subjects at a time, each about 2 GB")
+    parser.add_argument("--nprocs", type=int, default=1, help="subjects at a time, each about 3 GB")
     parser.add_argument("--device", default="cpu", help="torch device")
     parser.add_argument("--version", action="version", version=f"qsmprep-simulate {qsmprep_version()}")
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
-    options = build_parser().parse_args(argv)
-    try:
-        from qsmprep.phantom.dataset import Plan, write_dataset
-        from qsmprep.phantom.scan import Protocol
+def _plan(options: argparse.Namespace) -> Plan:
+    """The data set that the options describe.
 
+    Raises
+    ------
+    UsageError
+        When a value is outside its limits.
+    """
+    from qsmprep.phantom.dataset import Plan
+    from qsmprep.phantom.scan import Protocol
+
+    try:
         protocol = Protocol(
             voxel_mm=tuple(options.voxel_mm),
             fov_mm=tuple(options.fov_mm),
@@ -69,18 +78,29 @@ def main(argv: Sequence[str] | None = None) -> int:
             shim_order=options.shim_order,
             fine_mm=options.fine_mm,
         )
-        plan = Plan(
-            protocol,
-            n_subjects=options.subjects,
-            seed=options.seed,
-            suffix=options.suffix,
-            vendor=options.vendor,
-            t1w_mm=options.t1w_mm,
-            group_effect=options.group_effect,
-            lesions=tuple(options.lesions),
-            age_years=tuple(options.age),
-            name=options.name,
-        )
+    except DataError as error:
+        raise UsageError(error.what, expected=error.expected) from None
+    return Plan(
+        protocol,
+        n_subjects=options.subjects,
+        seed=options.seed,
+        suffix=options.suffix,
+        vendor=options.vendor,
+        t1w_mm=options.t1w_mm,
+        group_effect=options.group_effect,
+        lesions=tuple(options.lesions),
+        age_years=tuple(options.age),
+        name=options.name,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    options = build_parser().parse_args(argv)
+    try:
+        from qsmprep.phantom.dataset import write_dataset
+
+        plan = _plan(options)
         write_dataset(plan, options.out_dir, n_procs=options.nprocs, device=options.device)
     except QSMPrepError as error:
         print(f"qsmprep-simulate: {error}", file=sys.stderr)

@@ -94,7 +94,8 @@ class Method:
 
 def _coerce(method: str, field: dataclasses.Field[Any], value: Any) -> Any:
     """Bring a value given as text or number to the type of the field's default, and check it."""
-    kind, name = type(field.default), f"{method}.{field.name}"
+    default: Any = field.default
+    kind, name = type(default), f"{method}.{field.name}"
     try:
         if kind is bool:
             result: Any = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[

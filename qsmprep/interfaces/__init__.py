@@ -1,0 +1,5 @@
+"""Nipype interfaces: load, call one pure function, save."""
+
+from qsmprep.privacy import silence_telemetry
+
+silence_telemetry()

@@ -89,7 +89,7 @@ def _note(path: Path, error: Exception) -> None:
 
 def limit_threads(n: int) -> None:
     """Let the numerical libraries of this process use ``n`` threads."""
-    import torch  # noqa: PLC0415 - heavy, and only workers need it
+    import torch
 
     os.environ["OMP_NUM_THREADS"] = str(n)
     torch.set_num_threads(n)

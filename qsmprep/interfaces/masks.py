@@ -18,6 +18,7 @@ from qsmprep.core.weights import reliability
 from qsmprep.errors import DataError, MissingFileError
 from qsmprep.interfaces import base
 
+
 class BrainMaskInputSpec(base.MethodInputSpec):
     """A magnitude series, or a mask that is used exactly as given."""
 
@@ -98,7 +99,7 @@ class QSMMask(base.Step):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """Load, combine, save."""
-        from qsmprep.core.masking import consensus_mask  # noqa: PLC0415
+        from qsmprep.core.masking import consensus_mask
 
         quality, image = base.load(self.inputs.quality)
         noise, _ = base.load(self.inputs.noise_hz)
@@ -128,7 +129,7 @@ def fsl_bet(magnitude: NDArray[np.float32], grid: Grid, params: FslBetParams) ->
     MissingFileError
         When FSL is not installed.
     """
-    from nipype.interfaces import fsl  # noqa: PLC0415 - looks for FSL when it is imported
+    from nipype.interfaces import fsl
 
     if shutil.which("bet") is None:
         raise MissingFileError("FSL's `bet` is not on the PATH", remedy="install FSL and load it, or use --mask bet")

@@ -11,7 +11,6 @@ import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, traits
 from numpy.typing import NDArray
 
-from qsmprep.core.grid import Grid
 from qsmprep.errors import DataError
 from qsmprep.interfaces import base
 
@@ -44,7 +43,7 @@ class Conform(base.Step):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """Load, scale, save."""
-        from qsmprep.core.phase import complex_from_parts, scale_phase  # noqa: PLC0415
+        from qsmprep.core.phase import complex_from_parts, scale_phase
 
         inputs = self.inputs
         if inputs.real:
@@ -54,6 +53,7 @@ class Conform(base.Step):
             scaling: dict[str, Any] = {"rule": "real and imaginary parts", "sign": inputs.sign}
         else:
             stored, like, raw = stack(inputs.phase)
+            check_phase(stored, inputs.phase)
             phase, found = scale_phase(
                 stored, units=inputs.units or None, manufacturer=inputs.manufacturer or None, sign=inputs.sign, **raw
             )
@@ -66,7 +66,9 @@ class Conform(base.Step):
         return {
             "magnitude": base.save(folder, "magnitude", magnitude.astype(np.float32), like),
             "phase": base.save(folder, "phase", phase.astype(np.float32), like),
-            "info": base.save_info(folder, {"phase_scaling": scaling, "has_magnitude": bool(len(inputs.magnitude) or len(inputs.real))}),
+            "info": base.save_info(
+                folder, {"phase_scaling": scaling, "has_magnitude": bool(inputs.magnitude or inputs.real)}
+            ),
         }
 
 
@@ -78,6 +80,16 @@ def check_magnitude(magnitude: NDArray[np.float32], files: list[str]) -> None:
                 "the magnitude image holds no signal",
                 file=files[number] if files else None,
                 expected="positive values inside the head",
+            )
+
+
+def check_phase(stored: NDArray[np.float32], files: list[str]) -> None:
+    """Refuse an echo whose phase is the same everywhere."""
+    for echo, file in zip(stored, files, strict=True):
+        finite = echo[np.isfinite(echo)]
+        if finite.min() == finite.max():
+            raise DataError(
+                f"the phase is {finite[0]:g} everywhere", file=file, expected="a phase image", remedy="convert it again"
             )
 
 
@@ -94,7 +106,11 @@ def stack(
             raise DataError(f"the image has shape {data.shape}", file=path, expected="one volume of three dimensions")
         first = first or image
         if data.shape != first.shape[:3] or not np.allclose(image.affine, first.affine, atol=1e-3):
-            raise DataError("the image is on another grid than the first echo", file=path, expected=str(first.shape[:3]))
+            raise DataError(
+                "the image is on another grid than the first echo", file=path, expected=str(first.shape[:3])
+            )
+        if not np.isfinite(data).any():
+            raise DataError("the image holds no finite value", file=path, expected="a measured image")
         unscaled = np.asanyarray(image.dataobj.get_unscaled())
         raw_low.append(float(np.nanmin(unscaled)))
         raw_high.append(float(np.nanmax(unscaled)))
@@ -138,13 +154,14 @@ class Unwrap(base.Step):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """Load, correct, unwrap, save."""
-        from qsmprep.core.offset import remove_offset  # noqa: PLC0415
-        from qsmprep.core.unwrap.romeo import voxel_quality  # noqa: PLC0415
+        from qsmprep.core.offset import remove_offset
+        from qsmprep.core.unwrap.romeo import voxel_quality
 
         magnitude, image = base.load_echoes(self.inputs.magnitude)
         phase, _ = base.load_echoes(self.inputs.phase)
         mask, te_s, grid = base.load_mask(self.inputs.mask), list(self.inputs.te_s), base.grid_of(image)
-        corrected, offset_info = _offset_free(remove_offset, phase, magnitude, mask, te_s, grid)
+        removal = remove_offset(phase, magnitude, mask, te_s, grid)
+        corrected = removal.phase_rad
         function, params = self.method()
         unwrapped = function(corrected, magnitude, mask, te_s, grid, params)
         quality = voxel_quality(corrected, magnitude, te_s)
@@ -152,17 +169,8 @@ class Unwrap(base.Step):
             "unwrapped": base.save(folder, "unwrapped", unwrapped.phase_rad, image),
             "phase": base.save(folder, "phase", corrected, image),
             "quality": base.save(folder, "quality", quality.astype(np.float32), image),
-            "info": base.save_info(folder, {**unwrapped.info, **offset_info, "exact": unwrapped.exact}),
+            "info": base.save_info(folder, {**removal.info, **unwrapped.info, "exact": unwrapped.exact}),
         }
-
-
-def _offset_free(
-    remove: Any, phase: NDArray[np.float32], magnitude: NDArray[np.float32], mask: NDArray[np.bool_], te_s: list[float], grid: Grid
-) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    if len(te_s) < 2:
-        return phase, {"offset": "not removed: one echo"}
-    result = remove(phase, magnitude, mask, te_s, grid)
-    return result.phase_rad, {"offset": "MCPC-3D-S"}
 
 
 class FitFieldInputSpec(base.MethodInputSpec):
@@ -231,7 +239,7 @@ class FitR2Star(base.Step):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """Load, fit, save."""
-        from qsmprep.core.relaxometry import fit_r2star  # noqa: PLC0415
+        from qsmprep.core.relaxometry import fit_r2star
 
         magnitude, image = base.load_echoes(self.inputs.magnitude)
         fit = fit_r2star(magnitude, list(self.inputs.te_s), base.load_mask(self.inputs.mask))

@@ -127,9 +127,7 @@ def _chi_part(
             gb * BYTES_PER_VOXEL["invert"],
             threads,
         )
-        reference = _node(
-            Reference(**_chosen(settings, "reference", settings.reference)), f"reference_{name}", gb * 20
-        )
+        reference = _node(Reference(**_chosen(settings, "reference", settings.reference)), f"reference_{name}", gb * 20)
         workflow.connect(
             [
                 (background, invert, [("local_hz", "local_hz"), ("mask", "mask")]),

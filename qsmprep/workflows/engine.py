@@ -58,7 +58,6 @@ def quiet_nipype(level: int) -> None:
 
 def _start_worker(cwd: str, level: int) -> None:
     os.chdir(cwd)
-    os.environ["NIPYPE_NO_ET"] = os.environ["NO_ET"] = "1"
     quiet_nipype(level)
 
 
@@ -77,7 +76,10 @@ class WatchedMultiProc(MultiProcPlugin):  # type: ignore[misc]
         context = mp.get_context("forkserver")
         context.set_forkserver_preload(list(PRELOAD))
         self.pool = ProcessPoolExecutor(
-            max_workers=self.processors, mp_context=context, initializer=_start_worker, initargs=(os.getcwd(), level)
+            max_workers=self.processors,
+            mp_context=context,
+            initializer=_start_worker,
+            initargs=(str(Path.cwd()), level),
         )
         self.killed = False
 
@@ -96,7 +98,6 @@ class WatchedMultiProc(MultiProcPlugin):  # type: ignore[misc]
 
 def configure_nipype(settings: Settings, log_dir: Path) -> None:
     """Put the execution settings of a run into Nipype's configuration."""
-    os.environ["NIPYPE_NO_ET"] = os.environ["NO_ET"] = "1"
     config.update_config(
         {
             "execution": {
@@ -160,7 +161,7 @@ def execute(workflow: Workflow, settings: Settings, tell: Callable[[StepState], 
 
 
 def _plugin(settings: Settings, watch: Callable[[Any, str], None]) -> Any:
-    from nipype.pipeline.plugins.linear import LinearPlugin  # noqa: PLC0415
+    from nipype.pipeline.plugins.linear import LinearPlugin
 
     if settings.use_plugin is not None:
         return _custom_plugin(settings.use_plugin, watch)
@@ -179,10 +180,10 @@ def _plugin(settings: Settings, watch: Callable[[Any, str], None]) -> Any:
 
 
 def _custom_plugin(path: Path, watch: Callable[[Any, str], None]) -> Any:
-    import yaml  # noqa: PLC0415
-    from nipype.pipeline import plugins  # noqa: PLC0415
+    import yaml
+    from nipype.pipeline import plugins
 
-    from qsmprep.errors import UsageError  # noqa: PLC0415
+    from qsmprep.errors import UsageError
 
     try:
         wanted = yaml.safe_load(path.read_text())
@@ -198,10 +199,16 @@ def _custom_plugin(path: Path, watch: Callable[[Any, str], None]) -> Any:
 
 def why(step: StepState) -> dict[str, Any]:
     """Why a node failed: the parts of the message, and its exit code."""
-    from qsmprep.interfaces.base import FAILURE_FILE  # noqa: PLC0415
+    from qsmprep.interfaces.base import FAILURE_FILE
 
     path = (step.folder or Path()) / FAILURE_FILE
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError):
-        return {"kind": "Crash", "exit_code": 1, "what": "the step crashed; see its crash file", "file": None, "remedy": None}
+        return {
+            "kind": "Crash",
+            "exit_code": 1,
+            "what": "the step crashed; see its crash file",
+            "file": None,
+            "remedy": None,
+        }

@@ -42,7 +42,9 @@ def products(acquisition: Acquisition, settings: Settings) -> Iterator[Product]:
     """Everything that is published of an acquisition."""
     several = len(acquisition.echoes) > 1
     stripped, whole = {"skull_stripped": True}, {"skull_stripped": False}
-    combine = _method("combine", settings.combine, settings) if several else _method("unwrap", settings.unwrap, settings)
+    combine = (
+        _method("combine", settings.combine, settings) if several else _method("unwrap", settings.unwrap, settings)
+    )
     yield Product(
         "brain",
         "mask",
@@ -53,7 +55,9 @@ def products(acquisition: Acquisition, settings: Settings) -> Iterator[Product]:
         "mask",
         says={"mask_type": "Brain", **({} if acquisition.given_mask else _method("mask", settings.mask, settings))},
     )
-    qsm_mask = "Voxels where susceptibility is defined: the brain less unreliable phase and less what background removal erodes"
+    qsm_mask = (
+        "Where susceptibility is defined: the brain less unreliable phase and less what background removal erodes"
+    )
     yield Product("background", "mask", "mask", qsm_mask, {"desc": "qsm"}, (), "mask", says={"mask_type": "ROI"})
     yield Product(
         "fieldmap", "field_hz", "fieldmap", "Total field offset", {"desc": "total"}, ("conform", "unwrap"),
@@ -123,10 +127,11 @@ def add_outputs(workflow: LiterateWorkflow, acquisition: Acquisition, grid: Grid
         if settings.level == "minimal" and not product.minimal:
             continue
         b0_dir = grid.b0_dir if product.suffix in ("Chimap", "fieldmap") else None
-        extra = {"SoftwareVersion": f"qsmprep {qsmprep_version()}", "MagneticFieldStrengthSource": acquisition.b0_source}
-        sidecar = Sidecar(
-            product.description, sources, b0_dir=b0_dir, execution=execution, extra=extra, **product.says
-        )
+        extra = {
+            "SoftwareVersion": f"qsmprep {qsmprep_version()}",
+            "MagneticFieldStrengthSource": acquisition.b0_source,
+        }
+        sidecar = Sidecar(product.description, sources, b0_dir=b0_dir, execution=execution, extra=extra, **product.says)
         node = pe.Node(
             Publish(
                 out_file=str(derivative_path(settings.out_dir, acquisition, product.suffix, **product.entities)),

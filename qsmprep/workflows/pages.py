@@ -20,11 +20,11 @@ from qsmprep.errors import NoMatchError, QSMPrepError
 from qsmprep.reports import record as rec
 from qsmprep.reports.page import write_subject_page
 from qsmprep.settings import Settings
+from qsmprep.version import qsmprep_version
 from qsmprep.workflows.acquisition import methods_text, workflow_name
 from qsmprep.workflows.base import WORKFLOW_NAME
 from qsmprep.workflows.boilerplate import render
 from qsmprep.workflows.engine import Outcome, StepState, why
-from qsmprep.version import qsmprep_version
 
 REPORTED_VERSIONS = ("nipype", "torch", "numpy", "scipy", "nibabel", "scikit-image", "numba")
 
@@ -143,7 +143,18 @@ def gather(branch: str, outcome: Outcome, out_dir: Path, log_dir: Path) -> Gathe
         if step.folder is not None and (step.folder / "info.json").exists():
             info = json.loads((step.folder / "info.json").read_text())
             result.notes += [rec.WarningEntry(text) for text in info.get("warnings", ())]
-    order = ("magnitude", "phase", "residual", "field", "chi", "difference", "r2star", "histogram", "rim", "consistency")
+    order = (
+        "magnitude",
+        "phase",
+        "residual",
+        "field",
+        "chi",
+        "difference",
+        "r2star",
+        "histogram",
+        "rim",
+        "consistency",
+    )
     result.figures.sort(key=lambda figure: order.index(figure.stage) if figure.stage in order else len(order))
     return result
 

@@ -28,7 +28,7 @@ def run(settings: Settings) -> int:
         When nothing can be done at all: before any work, nothing is written then.
     """
     if settings.reports_only:
-        from qsmprep.workflows.pages import rewrite_pages  # noqa: PLC0415
+        from qsmprep.workflows.pages import rewrite_pages
 
         return rewrite_pages(settings)
     check_output_dir(settings.bids_dir, settings.out_dir, settings.work_dir)
@@ -67,9 +67,9 @@ def _start_logs(settings: Settings, found: Preflight) -> Path:
 
 
 def _compute(settings: Settings, found: Preflight, log_dir: Path) -> int:
-    from qsmprep.workflows import engine, pages  # noqa: PLC0415 - nipype only once there is something to do
-    from qsmprep.workflows.base import init_qsmprep_wf, write_graph  # noqa: PLC0415
-    from qsmprep.workflows.boilerplate import write_boilerplate  # noqa: PLC0415
+    from qsmprep.workflows import engine, pages
+    from qsmprep.workflows.base import init_qsmprep_wf, write_graph
+    from qsmprep.workflows.boilerplate import write_boilerplate
 
     headers = {a.key: read_header(a.files[0]) for a in found.acquisitions}
     grids = {key: Grid.from_affine(header.shape, header.affine) for key, header in headers.items()}
@@ -100,7 +100,7 @@ class Progress:
         """Say that a step ended."""
         self.done += 1
         _, branch, name = str(step.name).split(".", 2)  # type: ignore[attr-defined]
-        if name.startswith("publish_") or name.startswith("report_"):
+        if name.startswith(("publish_", "report_")):
             return
         word = "done" if step.status == "end" else "FAILED"  # type: ignore[attr-defined]
         share = 100 * self.done // max(self.total, 1)

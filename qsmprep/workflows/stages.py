@@ -22,6 +22,7 @@ from qsmprep.interfaces import base
 from qsmprep.interfaces.masks import combined
 from qsmprep.settings import Settings
 
+
 class StageInputSpec(base.StepInputSpec):
     """The files that the stages look at; each uses its own."""
 
@@ -79,7 +80,7 @@ class Board:
 
     def figure(self, stage: str, name: str = "", tag: str = "") -> Path:
         """Note a figure and return the file to draw it in."""
-        from qsmprep.reports.definitions import make_figure  # noqa: PLC0415 - drawing is imported in workers only
+        from qsmprep.reports.definitions import make_figure
 
         path = self.out_file
         if tag:
@@ -90,14 +91,14 @@ class Board:
 
     def metric(self, key: str, value: float, of: str = "") -> None:
         """Note a metric of the table of definitions."""
-        from qsmprep.reports.definitions import make_metric  # noqa: PLC0415
+        from qsmprep.reports.definitions import make_metric
 
         self.metrics.append(dataclasses.asdict(make_metric(key, value, of=of)))
 
 
 def stage_magnitude(inputs: Any, board: Board) -> None:
     """Magnitude with the outlines of both masks."""
-    from qsmprep.reports import figures, qc  # noqa: PLC0415
+    from qsmprep.reports import figures, qc
 
     magnitude, image = base.load_echoes(inputs.magnitude)
     brain, valid = base.load_mask(inputs.brain), base.load_mask(inputs.mask)
@@ -109,7 +110,7 @@ def stage_magnitude(inputs: Any, board: Board) -> None:
 
 def stage_phase(inputs: Any, board: Board) -> None:
     """Wrapped and unwrapped phase of the first and the last echo."""
-    from qsmprep.reports import figures, qc  # noqa: PLC0415
+    from qsmprep.reports import figures, qc
 
     wrapped, image = base.load_echoes(inputs.wrapped)
     unwrapped, _ = base.load_echoes(inputs.unwrapped)
@@ -122,7 +123,7 @@ def stage_phase(inputs: Any, board: Board) -> None:
 
 def stage_residual(inputs: Any, board: Board) -> None:
     """Noise of the field and residual of the echo fit."""
-    from qsmprep.reports import figures, qc  # noqa: PLC0415
+    from qsmprep.reports import figures, qc
 
     noise, image = base.load(inputs.noise_hz)
     residual, _ = base.load(inputs.residual)
@@ -134,7 +135,7 @@ def stage_residual(inputs: Any, board: Board) -> None:
 
 def stage_field(inputs: Any, board: Board) -> None:
     """Total and local field."""
-    from qsmprep.reports import figures, qc  # noqa: PLC0415
+    from qsmprep.reports import figures, qc
 
     total, image = base.load(inputs.field_hz)
     local, _ = base.load(inputs.local_hz)
@@ -148,7 +149,7 @@ def stage_field(inputs: Any, board: Board) -> None:
 
 def stage_r2star(inputs: Any, board: Board) -> None:
     """R2*."""
-    from qsmprep.reports import figures, qc  # noqa: PLC0415
+    from qsmprep.reports import figures, qc
 
     r2star, image = base.load(inputs.r2star_hz)
     mask = base.load_mask(inputs.brain)
@@ -158,7 +159,7 @@ def stage_r2star(inputs: Any, board: Board) -> None:
 
 def stage_chi(inputs: Any, board: Board) -> None:
     """One susceptibility map, and whether it explains the field."""
-    from qsmprep.reports import figures, graphs, qc  # noqa: PLC0415
+    from qsmprep.reports import figures, graphs, qc
 
     chi, image = base.load(inputs.chi_ppm)
     local, _ = base.load(inputs.local_hz)
@@ -178,7 +179,7 @@ def stage_chi(inputs: Any, board: Board) -> None:
 
 def stage_compare(inputs: Any, board: Board) -> None:
     """All susceptibility maps side by side."""
-    from qsmprep.reports import figures, graphs, qc  # noqa: PLC0415
+    from qsmprep.reports import figures, graphs, qc
 
     volumes, image = {}, None
     for name, path in zip(inputs.names, inputs.chi_list, strict=True):
