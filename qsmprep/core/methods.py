@@ -192,7 +192,7 @@ METHODS = Registry(
             "TV",
             "qsmprep.core.inversion.tv:tv",
             p.TvParams,
-            "Susceptibility was computed with total-variation regularisation by ADMM (weight {weight:g})",
+            "Susceptibility was computed with total-variation regularisation by ADMM (weight {weight:g} ppm mm)",
             ("bilgic2014",),
         ),
         Method(
@@ -210,7 +210,7 @@ METHODS = Registry(
             "closed-form L2",
             "qsmprep.core.inversion.l2:l2",
             p.L2Params,
-            "Susceptibility was computed in closed form with a quadratic gradient penalty (weight {weight:g})",
+            "Susceptibility was computed in closed form with a quadratic gradient penalty (weight {weight:g} mm^2)",
             ("bilgic2014b",),
         ),
         Method(
@@ -228,7 +228,7 @@ METHODS = Registry(
             "iLSQR",
             "qsmprep.core.inversion.ilsqr:ilsqr",
             p.IlsqrParams,
-            "Susceptibility was computed with iLSQR ({max_iter} iterations)",
+            "Susceptibility was computed with iLSQR ({max_iter} iterations, streaks below a kernel magnitude of {cone:g})",
             ("li2015",),
         ),
         Method(
@@ -237,7 +237,7 @@ METHODS = Registry(
             "MEDI",
             "qsmprep.core.inversion.medi:medi",
             p.MediParams,
-            "Susceptibility was computed with morphology-enabled dipole inversion (weight {weight:g})",
+            "Susceptibility was computed with nonlinear morphology-enabled dipole inversion (weight {weight:g} ppm mm)",
             ("liu2012", "liu2013"),
         ),
     )

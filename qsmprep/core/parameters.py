@@ -141,13 +141,13 @@ class ResharpParams:
     """Parameters of RESHARP."""
 
     radius_mm: float = parameter(
-        3.0, "smallest kernel radius; decides how much of the mask is kept", unit="mm", low=0.5
+        3.0, "smallest kernel radius (never below one voxel); sets how much of the mask is kept", unit="mm", low=0.5
     )
     radius_max_mm: float = parameter(
         12.0, "largest kernel radius, by doubling the smallest; equal to it for one radius only", unit="mm", low=0.5
     )
-    tikhonov: float = parameter(1e-2, "weight of the Tikhonov term", low=0.0)
-    tolerance: float = parameter(1e-3, "relative residual at which conjugate gradients stop", low=0.0)
+    tikhonov: float = parameter(3e-3, "weight of the Tikhonov term", low=0.0)
+    tolerance: float = parameter(3e-3, "relative residual at which conjugate gradients stop", low=0.0)
     max_iter: int = parameter(40, "conjugate gradient iterations", low=1)
 
 
@@ -174,7 +174,7 @@ class LbvParams:
 class IsmvParams:
     """Parameters of the iterated spherical mean value."""
 
-    radius_mm: float = parameter(5.0, "kernel radius", unit="mm", low=0.5)
+    radius_mm: float = parameter(5.0, "kernel radius (never below one voxel)", unit="mm", low=0.5)
     tolerance: float = parameter(1e-5, "relative residual at which conjugate gradients stop", low=0.0)
     max_iter: int = parameter(200, "conjugate gradient iterations", low=1)
 
@@ -183,7 +183,7 @@ class IsmvParams:
 class SharpParams:
     """Parameters of SHARP."""
 
-    radius_mm: float = parameter(6.0, "kernel radius", unit="mm", low=0.5)
+    radius_mm: float = parameter(6.0, "kernel radius (never below one voxel)", unit="mm", low=0.5)
     threshold: float = parameter(0.05, "truncation of the deconvolution kernel", low=0.0, high=1.0)
 
 
@@ -196,40 +196,58 @@ class ReferenceParams:
 
 
 # --- dipole inversion ---------------------------------------------------------------------------
+# Weights penalise gradients per mm, so they mean the same at any voxel size. The defaults were chosen
+# on simulated heads (2 mm; truth at 1 mm; field noise 0.003 ppm, once 0.001 ppm; two of six with 20 %
+# residual background and 25 % model mismatch). Errors are NRMSE in percent, mean over the six heads.
 
 
 @dataclass(frozen=True)
 class TkdParams:
-    """Parameters of thresholded k-space division."""
+    """Parameters of thresholded k-space division.
 
-    threshold: float = parameter(0.15, "kernel magnitude below which it is truncated", low=1e-3, high=0.66)
+    Thresholds of 0.1, 0.15, 0.2, 0.25 gave 75.4, 66.0, 61.5, 59.5 %; at 0.001 ppm noise 42.3, 41.1,
+    42.3, 44.4 %. More than 0.2 costs contrast.
+    """
+
+    threshold: float = parameter(0.2, "kernel magnitude below which it is truncated", low=1e-3, high=0.66)
     correct_bias: bool = parameter(False, "divide by the mean of the effective transfer function")
 
 
 @dataclass(frozen=True)
 class L2Params:
-    """Parameters of the closed-form inversion with a quadratic gradient penalty."""
+    """Parameters of the closed-form inversion with a quadratic gradient penalty.
 
-    weight: float = parameter(0.03, "weight of the squared gradient, relative to a 1 mm grid", low=0.0)
+    Weights of 0.01, 0.03, 0.06, 0.12 gave 57.1, 53.2, 54.1, 57.6 %.
+    """
+
+    weight: float = parameter(0.03, "weight of the squared gradient", unit="mm^2", low=1e-6)
 
 
 @dataclass(frozen=True)
 class TvParams:
-    """Parameters of total-variation inversion by ADMM."""
+    """Parameters of total-variation inversion by ADMM.
 
-    weight: float = parameter(2e-4, "weight of the total variation", unit="ppm", low=0.0)
-    rho: float = parameter(2e-2, "penalty of the splitting", low=0.0)
+    Weights of 2e-4, 3e-4, 4e-4, 5e-4, 7e-4 gave 45.2, 43.9, 44.1, 44.9, 47.3 %; noise of 0.001 ppm
+    alone prefers 2e-4 or less (31.4 % against 34.0 % at 3e-4).
+    """
+
+    weight: float = parameter(3e-4, "weight of the total variation", unit="ppm mm", low=0.0)
+    rho: float = parameter(0.1, "penalty of the splitting, relative to a 1 mm grid; changes the speed only", low=1e-6)
     tolerance: float = parameter(1e-3, "relative change at which the iteration stops", low=0.0)
     max_iter: int = parameter(250, "ADMM iterations", low=1)
 
 
 @dataclass(frozen=True)
 class RtsParams:
-    """Parameters of rapid two-step inversion."""
+    """Parameters of rapid two-step inversion.
+
+    With 5 LSQR iterations at a threshold of 0.15, weights of 1e-3, 3e-3, 6e-3 gave 54.8, 51.8, 51.3 %;
+    with 3 iterations 56.8, 55.1, 55.7 %. More iterations fit the noise.
+    """
 
     threshold: float = parameter(0.15, "kernel magnitude above which k-space is well conditioned", low=1e-3, high=0.6)
-    lsqr_iter: int = parameter(4, "LSQR iterations of the first step", low=1)
-    weight: float = parameter(1e-3, "weight of the total variation", unit="ppm mm", low=0.0)
+    lsqr_iter: int = parameter(5, "LSQR iterations of the first step", low=1)
+    weight: float = parameter(5e-3, "weight of the total variation", unit="ppm mm", low=0.0)
     rho: float = parameter(0.1, "penalty of the splitting, relative to a 1 mm grid; changes the speed only", low=1e-6)
     tolerance: float = parameter(1e-3, "relative change at which the iteration stops", low=0.0)
     max_iter: int = parameter(100, "ADMM iterations", low=1)
@@ -237,21 +255,30 @@ class RtsParams:
 
 @dataclass(frozen=True)
 class IlsqrParams:
-    """Parameters of iLSQR."""
+    """Parameters of iLSQR.
+
+    With 10 LSQR and 10 streak iterations, cones of 0.1, 0.15, 0.2 gave 60.6, 57.4, 56.8 % (43.8, 46.3,
+    48.8 % at 0.001 ppm noise); LSQR alone gets worse beyond 5 to 10 iterations.
+    """
 
     tolerance: float = parameter(1e-2, "relative residual at which LSQR stops", low=0.0)
-    max_iter: int = parameter(50, "LSQR iterations", low=1)
-    cone: float = parameter(0.1, "kernel magnitude below which k-space may hold streaks", low=1e-3, high=0.6)
+    max_iter: int = parameter(10, "LSQR iterations", low=1)
+    cone: float = parameter(0.15, "kernel magnitude below which k-space may hold streaks", low=1e-3, high=0.6)
     streak_tolerance: float = parameter(1e-2, "relative residual at which the estimation of streaks stops", low=0.0)
-    streak_iter: int = parameter(50, "LSQR iterations of the estimation of streaks", low=1)
+    streak_iter: int = parameter(10, "LSQR iterations of the estimation of streaks", low=1)
 
 
 @dataclass(frozen=True)
 class MediParams:
-    """Parameters of morphology-enabled dipole inversion (nonlinear data term)."""
+    """Parameters of morphology-enabled dipole inversion (nonlinear data term).
 
-    weight: float = parameter(1e-3, "weight of the edge-masked total variation", low=0.0)
-    edge_fraction: float = parameter(0.3, "fraction of voxels taken as edges of the magnitude", low=0.0, high=1.0)
+    With 30 % edges, weights of 3e-4, 5e-4, 8e-4 gave 39.5, 38.1, 38.5 %; at 5e-4, edge fractions of 0,
+    0.15, 0.3, 0.5 gave 45.6, 39.9, 38.1, 41.8 %. The heads' magnitude shares their anatomy; without a
+    magnitude the result is that of fraction 0.
+    """
+
+    weight: float = parameter(5e-4, "weight of the edge-masked total variation", unit="ppm mm", low=0.0)
+    edge_fraction: float = parameter(0.3, "fraction of voxel faces taken as edges of the magnitude", low=0.0, high=1.0)
     smv_radius_mm: float = parameter(
         0.0, "radius of the spherical-mean-value preconditioning; 0 for none", unit="mm", low=0.0
     )
