@@ -272,30 +272,23 @@ def acquire(
         The fine grid.
     shape : (3,) tuple of int
         Number of acquired voxels along each axis, over the same field of view.
-    te_s : sequence of float
-        Echo times in s.
-    b0_t : float
-        Field strength in T.
+    te_s, b0_t : sequence of float, float
+        Echo times in s and field strength in T.
     snr : float
         Mean noise-free magnitude of the first echo over ``reference``, divided by the standard
         deviation of the noise in the real (and in the imaginary) part. Infinity adds no noise.
     reference : (nx, ny, nz) bool array
         Fine voxels whose signal defines ``snr``, for example white matter.
     rng : numpy.random.Generator
-        Source of the noise.
     offset_rad, shift_ppm : array or float
         Phase at echo time zero, and chemical shift in ppm (changes the phase, not ``field_ppm``).
     device : str
         Torch device.
 
-    Returns
-    -------
-    Acquired
-
     Raises
     ------
     DataError
-        For shapes that do not agree, a coarser fine grid than the acquired one, or an empty reference.
+        For shapes that do not agree, a fine grid coarser than the acquired one, or no reference.
     """
     _check_volume("field_ppm", field_ppm, grid)
     _same_shape(field_ppm=field_ppm, reference=reference)
@@ -311,14 +304,22 @@ def acquire(
     images = torch.stack(echoes).cpu().numpy().astype(np.complex64)
     weight = box_average(reference.astype(np.float32), shape)
     noise_sd = float((np.abs(images[0]) * weight).sum() / weight.sum()) / snr
-    if noise_sd > 0:
-        noise = rng.standard_normal((2, *images.shape), dtype=np.float32)
-        images = images + np.float32(noise_sd) * (noise[0] + 1j * noise[1])
+    field = box_average(np.asarray(field_ppm, dtype=np.float32), shape)
+    return Acquired(_add_noise(images, noise_sd, rng), _coarser(grid, shape), field, noise_sd)
+
+
+def _add_noise(images: ComplexVolume, sd: float, rng: np.random.Generator) -> ComplexVolume:
+    """White noise of standard deviation ``sd`` in the real and in the imaginary part."""
+    if sd == 0:
+        return images
+    noise = rng.standard_normal((2, *images.shape), dtype=np.float32)
+    return np.asarray(images + np.float32(sd) * (noise[0] + 1j * noise[1]), dtype=np.complex64)
+
+
+def _coarser(grid: Grid, shape: tuple[int, int, int]) -> Grid:
+    """The grid of ``shape`` over the same field of view."""
     mm = tuple(v * n / m for v, n, m in zip(grid.voxel_mm, grid.shape, shape, strict=True))
-    coarse = Grid(shape, mm, grid.b0_dir)  # type: ignore[arg-type]
-    return Acquired(
-        images.astype(np.complex64), coarse, box_average(np.asarray(field_ppm, dtype=np.float32), shape), noise_sd
-    )
+    return Grid(shape, mm, grid.b0_dir)  # type: ignore[arg-type]
 
 
 def _tensor(volume: NDArray[np.floating] | float, device: str) -> torch.Tensor:

@@ -21,7 +21,7 @@ from qsmprep.phantom.anatomy import LABELS
 from qsmprep.phantom.nifti import write_bytes, write_nifti
 from qsmprep.phantom.scan import Protocol, Scan, scan, t1_weighted
 from qsmprep.phantom.subject import Person, draw_subject
-from qsmprep.phantom.vendor import encode_magnitude, encode_map, encode_phase
+from qsmprep.phantom.vendor import VENDORS, encode_magnitude, encode_map, encode_phase
 
 NOISE_LEVELS = 1.5
 """Standard deviation of the noise in stored magnitude integers."""
@@ -72,6 +72,15 @@ class Plan:
             raise UsageError(f"the suffix is {self.suffix!r}", expected="MEGRE or T2starw")
         if self.suffix == "T2starw" and len(self.protocol.te_s) != 1:
             raise UsageError("T2starw takes one echo time", remedy="give one echo time, or use MEGRE")
+        if self.vendor not in VENDORS:
+            raise UsageError(f"no vendor is called {self.vendor!r}", expected=f"one of {', '.join(VENDORS)}")
+        if not (0 <= self.age_years[0] <= self.age_years[1]) or not self.group_effect > -1:
+            raise UsageError(
+                f"ages {self.age_years} and a group effect of {self.group_effect}",
+                expected="a range of ages from 0 on, and an effect above -1",
+            )
+        if self.t1w_mm != 0 and not 0.2 <= self.t1w_mm <= 10:
+            raise UsageError(f"a T1-weighted voxel of {self.t1w_mm} mm", expected="0 (none), or 0.2 to 10 mm")
         if self.n_subjects < 1:
             raise UsageError(f"{self.n_subjects} subjects are asked for", expected="at least one")
 

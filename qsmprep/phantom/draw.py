@@ -39,10 +39,14 @@ def draw_cavities(canvas: Canvas, subject: Subject, distance: Volume, b0_t: floa
 
     for blob in (*anatomy.CAVITIES, anatomy.MOUTH):
         size = subject.factors["sinus"] * rng.uniform(0.9, 1.1)
-        grown = dataclasses.replace(blob, radii_mm=tuple(r * size for r in blob.radii_mm))
+        grown = dataclasses.replace(blob, radii_mm=_scaled(blob.radii_mm, size))
         _draw_blob(canvas, grown, air, (anatomy.AIR, anatomy.AIR), limit)
     _draw_path(canvas, anatomy.EAR_CANAL, air, anatomy.AIR, limit)
     _draw_path(canvas, anatomy.THROAT, air, anatomy.AIR, limit)
+
+
+def _scaled(radii_mm: tuple[float, float, float], size: float) -> tuple[float, float, float]:
+    return (radii_mm[0] * size, radii_mm[1] * size, radii_mm[2] * size)
 
 
 def draw_nuclei(canvas: Canvas, subject: Subject, distance: Volume, b0_t: float) -> None:

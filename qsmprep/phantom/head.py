@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,8 +71,8 @@ class HeadModel:
         affine = self.affine.copy()
         affine[:3, 3] += affine[:3, :3] @ np.array([s.start for s in at], dtype=float)
         names = ("labels", "chi_ppm", "r2star_hz", "density", "t1_s", "shift_ppm", "brain_mask")
-        volumes = [np.ascontiguousarray(getattr(self, name)[at]) for name in names]
-        return HeadModel(*volumes, self.label_table, affine, self.b0_t)
+        volumes: dict[str, Any] = {name: np.ascontiguousarray(getattr(self, name)[at]) for name in names}
+        return dataclasses.replace(self, affine=affine, **volumes)
 
 
 def build_head(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -69,6 +70,10 @@ class Protocol:
             raise DataError(f"voxels of {self.voxel_mm} mm", expected="three sizes of 0.2 to 10 mm")
         if not 0.2 <= self.fine_mm <= 10 or not self.b0_t > 0:
             raise DataError(f"simulation at {self.fine_mm} mm and {self.b0_t} T", expected="0.2 to 10 mm, above 0 T")
+        if not self.snr > 0:
+            raise DataError(f"a signal-to-noise ratio of {self.snr}", expected="above 0; inf for no noise")
+        if sorted(self.orientation) not in (sorted(c) for c in itertools.product("LR", "AP", "IS")):
+            raise DataError(f"the orientation is {self.orientation!r}", expected="one each of LR, AP and IS, as in LAS")
         if not self.te_s or any(te <= 0 for te in self.te_s) or max(self.te_s) >= self.tr_s:
             raise DataError(f"echo times {self.te_s} s", expected=f"positive, below the repetition time {self.tr_s} s")
 
@@ -201,7 +206,7 @@ def fine_grid(
     fine = affine.copy()
     fine[:3, :3] = affine[:3, :3] * ratio
     fine[:3, 3] = affine[:3, 3] + affine[:3, :3] @ (ratio / 2 - 0.5)
-    return tuple(counts), fine  # type: ignore[return-value]
+    return tuple(counts), fine
 
 
 def extend(
@@ -236,7 +241,7 @@ def slab_profile(grid: Grid, edge_mm: float = 6.0) -> Volume:
 
 def brain_average(volume: Volume, inside: NDArray[np.bool_], share: Volume, brain: NDArray[np.bool_]) -> Volume:
     """Mean of a fine volume over the part of every acquired voxel that is brain."""
-    total = box_average(np.where(inside, volume, np.float32(0)), share.shape)  # type: ignore[arg-type]
+    total = box_average(np.where(inside, volume, np.float32(0)), share.shape)
     return np.where(brain, total / np.maximum(share, 0.5), 0.0).astype(np.float32)
 
 

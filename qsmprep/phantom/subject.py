@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from qsmprep.core.registry import parameter
 from qsmprep.errors import DataError
 from qsmprep.phantom.anatomy import LABELS
 from qsmprep.phantom.canvas import PROPERTIES, Volume
@@ -39,7 +38,7 @@ class Person:
     age_years: float = 40.0
     sex: str = "F"
     group: str = "control"
-    iron_gain: float = parameter(1.0, "factor on the iron of the deep grey nuclei", low=0.0)
+    iron_gain: float = 1.0
     lesions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -54,7 +54,7 @@ def load_template() -> Template:
         white = datasets.load_mni152_wm_template(resolution=1)
     maps = [np.asarray(image.dataobj, dtype=np.float32) for image in (grey, white, t1)]
     distance, affine = _envelope_distance(maps[2], t1.affine)
-    return Template(*maps, np.asarray(t1.affine, dtype=float), distance, affine)
+    return Template(maps[0], maps[1], maps[2], np.asarray(t1.affine, dtype=float), distance, affine)
 
 
 def _envelope_distance(

@@ -34,7 +34,7 @@ class Stored:
     @property
     def values(self) -> NDArray[np.float64]:
         """What a reader that honours the header sees."""
-        return self.stored * self.slope + self.intercept
+        return self.stored.astype(np.float64) * self.slope + self.intercept
 
 
 VENDORS = ("siemens", "philips")

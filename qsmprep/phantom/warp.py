@@ -65,7 +65,7 @@ def draw_warp(rng: np.random.Generator, *, size: float = 1.0, bend_sd_mm: float 
         Scale of the random pose; 0 leaves the head straight and centred.
     """
     scale = size * np.exp(rng.normal(0.0, 0.015, 3))
-    turn = rotation(move * rng.normal(0.0, 2.0, 3))
+    turn = rotation((move * rng.normal(0.0, 2.0, 3)).tolist())
     linear = np.diag(1.0 / scale) @ turn.T
     shift = move * rng.normal(0.0, 1.5, 3)
     n = 2 * int(_REACH_MM // LATTICE_MM) + 1

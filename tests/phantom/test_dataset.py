@@ -83,9 +83,10 @@ def test_truth_is_referenced_to_the_brain_and_its_labels_are_named(made):
         assert means[sub] > 0.05
 
 
-def test_the_same_seed_gives_the_same_bytes(made, tmp_path):
+@pytest.mark.parametrize("n_procs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_same_seed_gives_the_same_bytes(made, tmp_path, n_procs):
     again = tmp_path / "again"
-    options = ["--echo-times", "0.004", "0.012", "--group-effect", "0.2", "--snr", "inf", "--nprocs", "2"]
+    options = ["--echo-times", "0.004", "0.012", "--group-effect", "0.2", "--snr", "inf", "--nprocs", str(n_procs)]
     assert main([str(again), *SMALL, *options]) == 0
     files = sorted(p.relative_to(made) for p in made.rglob("*") if p.is_file())
     assert files == sorted(p.relative_to(again) for p in again.rglob("*") if p.is_file())
@@ -118,9 +119,11 @@ def test_usage_errors_have_their_exit_codes(made, tmp_path, capsys):
     assert main([str(made)]) == 73
     assert main([str(tmp_path / "x"), "--suffix", "T2starw"]) == 2
     assert main([str(tmp_path / "x"), "--subjects", "0"]) == 2
-    assert main([str(tmp_path / "x"), "--echo-times", "0.5"]) == 65
+    assert main([str(tmp_path / "x"), "--echo-times", "0.5"]) == 2
+    for wrong in (["--snr", "0"], ["--t1w-mm", "-1"], ["--age", "50", "20"], ["--orientation", "LLS"]):
+        assert main([str(tmp_path / "x"), *wrong]) == 2, wrong
     assert not (tmp_path / "x").exists()
-    assert "Do:" in capsys.readouterr().err
+    assert "Expected:" in capsys.readouterr().err
 
 
 def test_help_is_fast_to_import():
