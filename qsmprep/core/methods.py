@@ -219,7 +219,8 @@ METHODS = Registry(
             "RTS",
             "qsmprep.core.inversion.rts:rts",
             p.RtsParams,
-            "Susceptibility was computed by rapid two-step inversion (threshold {threshold:g}, weight {weight:g} ppm mm)",
+            "Susceptibility was computed by rapid two-step inversion (threshold {threshold:g}, "
+            "weight {weight:g} ppm mm)",
             ("kames2018",),
         ),
         Method(
@@ -228,7 +229,8 @@ METHODS = Registry(
             "iLSQR",
             "qsmprep.core.inversion.ilsqr:ilsqr",
             p.IlsqrParams,
-            "Susceptibility was computed with iLSQR ({max_iter} iterations, streaks below a kernel magnitude of {cone:g})",
+            "Susceptibility was computed with iLSQR ({max_iter} iterations, streaks below a kernel magnitude "
+            "of {cone:g})",
             ("li2015",),
         ),
         Method(

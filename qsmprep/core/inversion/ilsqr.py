@@ -65,7 +65,8 @@ def ilsqr(
     Returns
     -------
     Susceptibility
-        In ppm, zero outside the mask; ``iterations`` counts both runs.
+        In ppm, zero outside the mask; ``iterations`` counts both runs. Stopping early is this
+        method's regularisation, so ``converged`` is always True; ``info`` holds both residuals.
 
     Raises
     ------
@@ -88,7 +89,6 @@ def ilsqr(
     return Susceptibility(
         problem.paste(first.x - space.ifft(space.fft(streaks.x) * _cone(space, params.cone))),
         iterations=first.iterations + streaks.iterations,
-        converged=first.converged and streaks.converged,
         info=info,
     )
 
