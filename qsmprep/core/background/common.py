@@ -114,7 +114,7 @@ def prepare(
         torch.from_numpy(cut).to(device),
         None if weights is None else torch.from_numpy(_normalised(np.asarray(weights)[box], cut)).to(device),
         depth,
-        grid.with_shape(cut.shape),  # type: ignore[arg-type]
+        grid.with_shape(cut.shape),
         box,
         grid.shape,
     )

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from qsmprep.core.background.cg import conjugate_gradients
 from qsmprep.core.background.common import nonempty, prepare
-from qsmprep.core.background.smv import apply_spectrum, smv_kernel
+from qsmprep.core.background.smv import apply_spectrum, at_least_one_voxel, smv_kernel
 from qsmprep.core.dipole import padded_shape
 from qsmprep.core.grid import Grid
 from qsmprep.core.parameters import IsmvParams
@@ -58,9 +58,10 @@ def ismv(
     .. [1] Wen et al., Magn. Reson. Med. 72:1065 (2014), doi:10.1002/mrm.24998
     """
     problem = prepare(field_ppm, mask, grid, weights, device)
-    kept = nonempty(problem.eroded(params.radius_mm), params.radius_mm)
+    radius_mm = at_least_one_voxel(params.radius_mm, grid.voxel_mm)
+    kept = nonempty(problem.eroded(radius_mm), radius_mm)
     shape = padded_shape(problem.grid.shape, 1.0)
-    mean = smv_kernel(problem.grid.with_shape(shape), params.radius_mm, device=device)
+    mean = smv_kernel(problem.grid.with_shape(shape), radius_mm, device=device)
     keep = kept.to(torch.float32)
     rim = problem.field * (1 - keep)
     solution = conjugate_gradients(
@@ -69,4 +70,6 @@ def ismv(
         tolerance=params.tolerance,
         max_iter=params.max_iter,
     )
-    return problem.finish(problem.field - solution.x, kept, solution.info(params.tolerance))
+    return problem.finish(
+        problem.field - solution.x, kept, {"radii_mm": [radius_mm], **solution.info(params.tolerance)}
+    )

@@ -25,10 +25,12 @@ def pdf(
 ) -> LocalField:
     r"""Remove background fields by projection onto dipole fields.
 
-    Finds sources :math:`\chi` outside the mask that minimise :math:`\|W (F - D \chi)\|^2`, and
-    subtracts their field. Sources may lie anywhere outside the mask in a periodic domain that is larger
-    than its bounding box by ``padding_mm`` on each side; their periodic images lie outside the mask
-    too, so they are harmonic in it and do no harm. The direction of B0 is that of ``grid``.
+    Finds sources :math:`\chi` outside the mask that minimise
+    :math:`\|W (F - D \chi)\|^2 + \lambda \|\chi\|^2`, and subtracts their field. The Tikhonov term
+    keeps errors of single voxels from being explained by strong sources just outside the mask.
+    Sources may lie anywhere outside the mask in a periodic domain that is larger than its bounding
+    box by ``padding_mm`` on each side; their periodic images lie outside the mask too, so they are
+    harmonic in it and do no harm. The direction of B0 is that of ``grid``.
 
     Parameters
     ----------
@@ -73,7 +75,7 @@ def pdf(
         return torch.fft.irfftn(spectrum.mul_(kernel), s=shape).mul_(outside)
 
     solution = conjugate_gradients(
-        lambda chi: to_sources(to_field(chi)),
+        lambda chi: to_sources(to_field(chi)).add_(chi, alpha=params.tikhonov),
         to_sources(problem.field),
         tolerance=params.tolerance,
         max_iter=params.max_iter,

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsmprep.core.background.common import prepare
+from qsmprep.core.background.smv import at_least_one_voxel
 from qsmprep.core.background.vsharp import deconvolve, subtract_spherical_means
 from qsmprep.core.grid import Grid
 from qsmprep.core.parameters import SharpParams
@@ -50,6 +51,7 @@ def sharp(
     .. [1] Schweser et al., NeuroImage 54:2789 (2011), doi:10.1016/j.neuroimage.2010.10.070
     """
     problem = prepare(field_ppm, mask, grid, weights, device)
-    filtered, kept, _ = subtract_spherical_means(problem, (params.radius_mm,))
-    local = deconvolve(filtered, kept, problem.grid, params.radius_mm, params.threshold)
-    return problem.finish(local, kept, {})
+    radius_mm = at_least_one_voxel(params.radius_mm, grid.voxel_mm)
+    filtered, kept, _ = subtract_spherical_means(problem, (radius_mm,))
+    local = deconvolve(filtered, kept, problem.grid, radius_mm, params.threshold)
+    return problem.finish(local, kept, {"radii_mm": [radius_mm]})

@@ -34,11 +34,16 @@ def ball_offsets(radius_mm: float, voxel_mm: tuple[float, float, float]) -> NDAr
     -------
     (n, 3) int array
     """
-    reach = [int(math.floor(radius_mm * (1 + RADIUS_TOLERANCE) / mm)) for mm in voxel_mm]
+    reach = [math.floor(radius_mm * (1 + RADIUS_TOLERANCE) / mm) for mm in voxel_mm]
     axes = np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij")
     offsets = np.stack([a.ravel() for a in axes], axis=1)
     distance = np.linalg.norm(offsets * np.asarray(voxel_mm), axis=1)
     return offsets[distance <= radius_mm * (1 + RADIUS_TOLERANCE)]
+
+
+def at_least_one_voxel(radius_mm: float, voxel_mm: tuple[float, float, float]) -> float:
+    """``radius_mm``, or the longest voxel edge where that is longer (a smaller ball would miss a direction)."""
+    return max(radius_mm, *voxel_mm)
 
 
 def _harmonic_conditions(x: NDArray[np.float64], degree: int) -> NDArray[np.float64]:
@@ -120,9 +125,9 @@ def smv_kernel(
     .. [1] Schweser et al., NeuroImage 54:2789 (2011), doi:10.1016/j.neuroimage.2010.10.070
     """
     offsets, weights = ball_weights(radius_mm, grid.voxel_mm)
-    ball = np.zeros(grid.shape)
-    np.add.at(ball, tuple(offsets[:, i] % grid.shape[i] for i in range(3)), weights)
-    volume = torch.from_numpy(ball).to(device=device, dtype=dtype)
+    kernel = np.zeros(grid.shape)
+    np.add.at(kernel, tuple(offsets[:, i] % grid.shape[i] for i in range(3)), weights)
+    volume = torch.from_numpy(kernel).to(device=device, dtype=dtype)
     return torch.fft.rfftn(volume).real.contiguous()
 
 
