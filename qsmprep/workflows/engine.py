@@ -56,7 +56,7 @@ def quiet_nipype(level: int) -> None:
         logging.getLogger(name).setLevel(level)
 
 
-def _start_worker(cwd: str, level: int) -> None:
+def _start_worker(cwd: Path, level: int) -> None:
     os.chdir(cwd)
     quiet_nipype(level)
 
@@ -79,7 +79,7 @@ class WatchedMultiProc(MultiProcPlugin):  # type: ignore[misc]
             max_workers=self.processors,
             mp_context=context,
             initializer=_start_worker,
-            initargs=(str(Path.cwd()), level),
+            initargs=(Path.cwd(), level),
         )
         self.killed = False
 

@@ -15,16 +15,14 @@ Mask = NDArray[np.bool_]
 
 def otsu(values: NDArray[np.floating]) -> float:
     """Otsu's threshold between two classes of values (doi:10.1109/TSMC.1979.4310076)."""
-    from skimage.filters import threshold_otsu  # noqa: PLC0415 - slow to import
+    from skimage.filters import threshold_otsu
 
     if values.size == 0 or values.min() == values.max():
         raise DataError("the image is constant, no threshold can be found", expected="two classes of voxels")
     return float(threshold_otsu(values))
 
 
-def threshold_mask(
-    magnitude: NDArray[np.floating], grid: Grid, params: ThresholdMaskParams | None = None
-) -> Mask:
+def threshold_mask(magnitude: NDArray[np.floating], grid: Grid, params: ThresholdMaskParams | None = None) -> Mask:
     """Everything bright, as one piece without holes: for objects that are no heads, or when extraction fails.
 
     Parameters

@@ -25,9 +25,7 @@ def icosphere(subdivisions: int) -> tuple[Points, Faces]:
     faces : (m, 3) int array
     """
     golden = (1 + 5**0.5) / 2
-    corners = [
-        np.roll([0.0, a, b * golden], shift) for shift in range(3) for a in (-1, 1) for b in (-1, 1)
-    ]
+    corners = [np.roll([0.0, a, b * golden], shift) for shift in range(3) for a in (-1, 1) for b in (-1, 1)]
     points = np.array(corners)
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     edge = np.sort(np.linalg.norm(points[:, None] - points[None], axis=2), axis=1)[0, 1]
@@ -42,23 +40,22 @@ def icosphere(subdivisions: int) -> tuple[Points, Faces]:
     ]
     faces = np.array(triples)
     for _ in range(subdivisions):
-        points, faces = _split(points, faces)
+        points, faces = subdivide(points, faces)
+        points /= np.linalg.norm(points, axis=1, keepdims=True)
     outwards = np.einsum("ij,ij->i", normals(points, faces), points[faces].mean(axis=1)) > 0
     faces = np.where(outwards[:, None], faces, faces[:, ::-1])
     return points, faces
 
 
-def _split(points: Points, faces: Faces) -> tuple[Points, Faces]:
-    """Every triangle into four, new corners on the unit sphere."""
+def subdivide(points: Points, faces: Faces) -> tuple[Points, Faces]:
+    """Every triangle into four, with new corners in the middle of the edges."""
     edges = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)
     unique, inverse = np.unique(edges, axis=0, return_inverse=True)
-    middle = points[unique].sum(axis=1)
-    middle /= np.linalg.norm(middle, axis=1, keepdims=True)
     m = len(faces)
     a, b, c = (len(points) + inverse.reshape(-1)[i * m : (i + 1) * m] for i in range(3))
     x, y, z = faces.T
     split = np.concatenate([np.stack(t, axis=1) for t in ((x, a, c), (a, y, b), (c, b, z), (a, b, c))])
-    return np.concatenate([points, middle]), split
+    return np.concatenate([points, points[unique].mean(axis=1)]), split
 
 
 def normals(points: Points, faces: Faces) -> Points:
@@ -92,11 +89,13 @@ def voxels_inside(points_mm: Points, faces: Faces, shape: tuple[int, ...], voxel
             owners.append(np.arange(len(faces)))
     cloud, owner = np.concatenate(samples), np.concatenate(owners)
     index = np.rint(cloud / voxel_mm).astype(int)
-    within = np.all((index >= 0) & (index < np.array(shape)), axis=1)
-    shell = np.zeros(shape, bool)
-    shell[tuple(index[within].T)] = True
-    padded = ndimage.binary_fill_holes(np.pad(shell, 1))
-    filled = padded[1:-1, 1:-1, 1:-1] & ~shell
+    low = np.minimum(index.min(axis=0), 0) - 1
+    high = np.maximum(index.max(axis=0) + 1, shape) + 1
+    shell = np.zeros(high - low, bool)
+    shell[tuple((index - low).T)] = True
+    filled = ndimage.binary_fill_holes(shell) & ~shell
+    inner = tuple(slice(-start, -start + n) for start, n in zip(low, shape, strict=True))
+    filled, shell = filled[inner], shell[inner]
     where = np.argwhere(shell)
     if len(where):
         centres = where * voxel_mm

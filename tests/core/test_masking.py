@@ -1,0 +1,178 @@
+"""Masks on heads whose brain is known, in every orientation and on real scans."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from qsmprep.core.grid import Grid
+from qsmprep.core.masking import bet, consensus_mask, threshold_mask
+from qsmprep.core.masking.morphology import close, dilate, erode, largest_component, open_
+from qsmprep.core.masking.surface import icosphere, normals, subdivide, voxels_inside
+from qsmprep.core.parameters import BetParams, QualityMaskParams, ThresholdMaskParams
+from qsmprep.errors import DataError
+
+SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
+VOXEL_MM = (3.0, 3.5, 4.0)
+SHAPE = (64, 66, 44)
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
+
+
+def head(shading: float = 0.0, noise: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+    """Magnitude and brain of an ellipsoid head with dark skull and bright scalp."""
+    rng = np.random.default_rng(0)
+    offset = [(axis - (n - 1) / 2) * mm for axis, n, mm in zip(np.indices(SHAPE), SHAPE, VOXEL_MM, strict=True)]
+    radius = np.sqrt((offset[0] / 62) ** 2 + (offset[1] / 78) ** 2 + (offset[2] / 58) ** 2)
+    image = np.select([radius < 1, radius < 1.13, radius < 1.25], [100.0, 6.0, 90.0], 0.0)
+    image[(offset[0] ** 2 + offset[1] ** 2 + offset[2] ** 2) < 12**2] = 80.0
+    image *= np.exp(shading * (offset[0] / 62 + 0.5 * offset[1] / 78))
+    return np.abs(image + rng.normal(0, noise, SHAPE)).astype(np.float32), radius < 1
+
+
+@pytest.mark.parametrize("shading", [0.0, 0.4])
+@pytest.mark.parametrize("noise", [2.0, 8.0])
+def test_bet_finds_the_brain(shading, noise):
+    image, brain = head(shading, noise)
+    mask = bet(image, Grid(SHAPE, VOXEL_MM))
+    assert dice(mask, brain) > 0.95
+
+
+def test_bet_is_larger_with_a_smaller_fraction():
+    image, _ = head()
+    grid = Grid(SHAPE, VOXEL_MM)
+    assert bet(image, grid, BetParams(fraction=0.3)).sum() >= bet(image, grid, BetParams(fraction=0.5)).sum()
+
+
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("flips", [(0,), (1, 2)])
+def test_bet_does_not_depend_on_the_order_of_the_axes(axes, flips):
+    image, _ = head()
+    mask = bet(image, Grid(SHAPE, VOXEL_MM))
+    turned = np.flip(image.transpose(axes), flips)
+    grid = Grid(turned.shape, tuple(VOXEL_MM[a] for a in axes))
+    back = np.flip(bet(turned, grid), flips).transpose(np.argsort(axes))
+    assert dice(mask, back) > 0.99
+
+
+def test_bet_survives_a_brain_cut_by_the_edge():
+    image, brain = head()
+    cut = (slice(None), slice(None), slice(12, None))
+    mask = bet(image[cut], Grid(image[cut].shape, VOXEL_MM))
+    assert dice(mask, brain[cut]) > 0.93
+
+
+@pytest.mark.parametrize("image", [np.zeros(SHAPE), np.full(SHAPE, 7.0)])
+def test_bet_refuses_an_image_without_a_head(image):
+    with pytest.raises(DataError):
+        bet(image, Grid(SHAPE, VOXEL_MM))
+
+
+def test_bet_refuses_another_grid():
+    with pytest.raises(DataError, match="shape"):
+        bet(head()[0], Grid((10, 10, 10), VOXEL_MM))
+
+
+@pytest.mark.parametrize("subject", ["0002", "0003"])
+def test_bet_on_real_t1w_heads(subject):
+    """Against FreeSurfer's aseg, closed and filled; the fraction for T1w is smaller than for echoes."""
+    folder = SHARED / "freesurfer-t1"
+    if not folder.exists():
+        pytest.skip("shared/data/freesurfer-t1 is not here")
+    image = nib.load(folder / f"sub-{subject}_T1.mgz")
+    labels = np.asarray(nib.load(folder / f"sub-{subject}_aseg.mgz").dataobj) > 0
+    brain = ndimage.binary_fill_holes(ndimage.binary_closing(labels, iterations=5))
+    data = np.asarray(image.dataobj, dtype=np.float32)
+    mask = bet(data, Grid.from_affine(data.shape, image.affine), BetParams(fraction=0.3))
+    assert dice(mask, brain) > 0.94
+
+
+@pytest.mark.parametrize("subject", ["01", "02"])
+def test_bet_on_the_examples(subject):
+    root = Path(__file__).parents[2] / "bids_examples" / "cohort"
+    echoes = sorted((root / f"sub-{subject}" / "anat").glob("*part-mag_MEGRE.nii.gz"))
+    magnitude = np.sqrt(np.mean([np.square(nib.load(p).get_fdata(dtype=np.float32)) for p in echoes], axis=0))
+    image = nib.load(echoes[0])
+    truth = root / "derivatives" / "truth" / f"sub-{subject}" / "anat" / f"sub-{subject}_desc-brain_mask.nii.gz"
+    brain = nib.load(truth).get_fdata() > 0
+    assert dice(bet(magnitude, Grid.from_affine(image.shape, image.affine)), brain) > 0.97
+
+
+def test_threshold_mask():
+    image, brain = head()
+    grid = Grid(SHAPE, VOXEL_MM)
+    mask = threshold_mask(image, grid)
+    assert dice(mask, brain) > 0.99
+    assert threshold_mask(image, grid, ThresholdMaskParams(factor=1.5)).sum() <= mask.sum()
+    with pytest.raises(DataError):
+        threshold_mask(np.ones(SHAPE), grid)
+
+
+def test_consensus_keeps_small_spots_and_drops_the_bad_rim():
+    _, brain = head()
+    grid = Grid(SHAPE, VOXEL_MM)
+    quality = np.where(brain, 0.9, 0.05)
+    quality[32, 33, 22] = 0.0
+    bad = brain & (np.indices(SHAPE)[1] > 50)
+    quality[bad] = 0.05
+    mask = consensus_mask(brain, quality, grid)
+    assert mask[32, 33, 22]
+    assert not mask[bad & (np.indices(SHAPE)[1] > 52)].any()
+    assert not (mask & ~brain).any()
+    assert dice(mask, brain & ~bad) > 0.97
+    smaller = consensus_mask(brain, quality, grid, QualityMaskParams(erode_mm=5.0))
+    assert 0 < smaller.sum() < mask.sum()
+
+
+def test_consensus_errors():
+    _, brain = head()
+    grid = Grid(SHAPE, VOXEL_MM)
+    with pytest.raises(DataError, match="empty"):
+        consensus_mask(np.zeros(SHAPE, bool), np.ones(SHAPE), grid)
+    with pytest.raises(DataError, match="shape"):
+        consensus_mask(brain, np.ones((3, 3, 3)), grid)
+    with pytest.raises(DataError, match="reliable"):
+        consensus_mask(brain, np.zeros(SHAPE), grid, QualityMaskParams(threshold=0.5))
+
+
+def test_morphology_is_in_millimetres():
+    point = np.zeros((21, 21, 21), bool)
+    point[10, 10, 10] = True
+    ball = dilate(point, 4.0, (1.0, 2.0, 4.0))
+    assert ball[14, 10, 10]
+    assert not ball[15, 10, 10]
+    assert ball[10, 12, 10]
+    assert not ball[10, 13, 10]
+    assert ball[10, 10, 11]
+    assert not ball[10, 10, 12]
+    box = np.zeros((21, 21, 21), bool)
+    box[5:16, 5:16, 5:16] = True
+    assert erode(box, 1.5, (1.0, 1.0, 1.0)).sum() == 9**3
+    assert erode(np.ones((5, 5, 5), bool), 1.0, (1.0, 1.0, 1.0)).sum() == 27
+    box[10, 10, 10] = False
+    assert close(box, 1.5, (1.0, 1.0, 1.0))[10, 10, 10]
+    box[0, 0, 0] = True
+    assert not open_(box, 1.0, (1.0, 1.0, 1.0))[0, 0, 0]
+    assert not largest_component(box)[0, 0, 0]
+
+
+def test_the_sphere_is_closed_and_its_volume_right():
+    points, faces = icosphere(3)
+    assert len(points) == 642
+    assert len(faces) == 1280
+    np.testing.assert_allclose(np.linalg.norm(points, axis=1), 1)
+    assert np.all(np.einsum("ij,ij->i", normals(points, faces), points[faces].mean(axis=1)) > 0)
+    finer, _ = subdivide(points, faces)
+    assert len(finer) == 2562
+    voxel_mm = np.array([1.0, 1.5, 2.0])
+    mask = voxels_inside(20 * points + 30, faces, (61, 41, 31), voxel_mm)
+    assert mask.sum() * voxel_mm.prod() == pytest.approx(4 / 3 * np.pi * 20**3, rel=0.02)
+    open_below = voxels_inside(20 * points + np.array([30, 30, 5]), faces, (61, 41, 31), voxel_mm)
+    assert open_below[30, 20, 0]
