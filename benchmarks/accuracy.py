@@ -246,12 +246,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--update-readme", action="store_true", help="put the tables into README.md")
     args = parser.parse_args(words)
     torch.set_num_threads(args.threads)
+    measured = commit()
     with datasets(args) as found:
         sections = [section(dataset, args.seed, not args.no_images) for dataset in found]
     shown = " ".join(["python benchmarks/accuracy.py", *words])
-    note = f"Measured at commit {commit()} with `{shown}`; means over subjects, {args.threads} thread(s)."
+    moved = "" if commit() == measured else f" (the code changed to {commit()} meanwhile)"
+    note = f"Measured at commit {measured}{moved} with `{shown}`; means over subjects, {args.threads} thread(s)."
     text = "\n\n".join([note, *sections])
     print(text)
+    if args.update_readme and moved:
+        raise SystemExit("README.md is left as it was: the code changed while it was measured")
     if args.update_readme:
         put_into_readme(text)
     return 0
