@@ -46,12 +46,22 @@ class BrainMask(base.Step):
         if self.inputs.given_mask:
             mask, source = self._given(image), str(self.inputs.given_mask)
         else:
-            function, params = self.method()
-            mask, source = function(combined(magnitude), base.grid_of(image), params), self.inputs.method
+            mask, source = self._extracted(combined(magnitude), image), self.inputs.method
         return {
             "mask": base.save(folder, "mask", mask, image),
             "info": base.save_info(folder, {"source": source, "n_voxels": int(mask.sum())}),
         }
+
+    def _extracted(self, magnitude: NDArray[np.float32], image: Any) -> NDArray[np.bool_]:
+        """Extract in the order of axes closest to RAS, so that the mask does not depend on how the data are stored."""
+        function, params = self.method()
+        stored = nib.Nifti1Image(magnitude, image.affine)
+        ras = nib.as_closest_canonical(stored)
+        mask = function(np.asarray(ras.dataobj), base.grid_of(ras), params)
+        back = nib.orientations.ornt_transform(
+            nib.orientations.io_orientation(ras.affine), nib.orientations.io_orientation(stored.affine)
+        )
+        return nib.orientations.apply_orientation(mask, back)
 
     def _given(self, image: Any) -> NDArray[np.bool_]:
         data, given = base.load(self.inputs.given_mask)
