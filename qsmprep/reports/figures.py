@@ -187,14 +187,15 @@ def plot_fieldmap(
 
 
 def plot_residual(
-    noise_hz: ArrayLike, residual: ArrayLike, affine: ArrayLike, mask: ArrayLike, out_file: str | Path
+    noise_hz: ArrayLike, residual: ArrayLike | None, affine: ArrayLike, mask: ArrayLike, out_file: str | Path
 ) -> Path:
     """Noise of the field map (Hz) and relative residual of the fit over the echoes (dimensionless).
 
     Parameters
     ----------
     noise_hz, residual : (nx, ny, nz) array
-        The noise is shown up to its 98th percentile rounded up, the residual up to 0.3.
+        The noise is shown up to its 98th percentile rounded up, the residual up to 0.3. ``residual`` is
+        None where one or two echoes leave none.
     affine : (4, 4) array_like
         NIfTI affine, mm.
     mask : (nx, ny, nz) bool array
@@ -206,15 +207,16 @@ def plot_residual(
     DataError, CannotWriteError
         As for :func:`plot_magnitude`.
     """
-    view, inside, (noise, misfit) = _prepare(affine, mask, {"noise_hz": noise_hz, "residual": residual})
+    view, inside, (noise,) = _prepare(affine, mask, {"noise_hz": noise_hz})
     row = _slices(view, inside, axial=(5, 0.12, 0.88), coronal=(1, 0.5, 0.5), sagittal=(1, 0.44, 0.44))
     top = _round_window(noise)
-    above = float(np.mean(misfit[inside & np.isfinite(misfit)] > RESIDUAL_WINDOW))
-    title = f"Relative residual of the fit, {100 * above:.1f} % of voxels above {RESIDUAL_WINDOW:g}"
-    strips = [
-        Strip(f"Noise of the field (standard deviation), 0 to {top:g} Hz", noise, row, (0.0, top), "Hz", SEQUENTIAL),
-        Strip(title, misfit, row, (0.0, RESIDUAL_WINDOW), "", SEQUENTIAL),
-    ]
+    title = f"Noise of the field (standard deviation), 0 to {top:g} Hz"
+    strips = [Strip(title, noise, row, (0.0, top), "Hz", SEQUENTIAL)]
+    if residual is not None:
+        _, _, (misfit,) = _prepare(affine, mask, {"residual": residual})
+        above = float(np.mean(misfit[inside & np.isfinite(misfit)] > RESIDUAL_WINDOW))
+        title = f"Relative residual of the fit, {100 * above:.1f} % of voxels above {RESIDUAL_WINDOW:g}"
+        strips.append(Strip(title, misfit, row, (0.0, RESIDUAL_WINDOW), "", SEQUENTIAL))
     return save_strips(view, view.box(inside), strips, out_file)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
-from nipype import config
 from niworkflows.engine.workflows import LiterateWorkflow
 
 from qsmprep.bids.acquisition import Acquisition
@@ -38,6 +38,6 @@ def init_qsmprep_wf(units: list[tuple[Acquisition, Grid]], settings: Settings) -
 
 
 def write_graph(workflow: LiterateWorkflow, log_dir: Path) -> None:
-    """Write the graph in dot format into the logs (drawn too where graphviz is installed)."""
-    config.set("logging", "workflow_level", "CRITICAL")
-    workflow.write_graph(dotfilename=str(log_dir / "graph.dot"), graph2use="colored", format="svg", simple_form=True)
+    """Write the graph in dot format into the logs, and drawn as SVG where graphviz is installed."""
+    drawn = "svg" if shutil.which("dot") else "dot"
+    workflow.write_graph(dotfilename=str(log_dir / "graph.dot"), graph2use="colored", format=drawn, simple_form=True)

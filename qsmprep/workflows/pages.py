@@ -191,7 +191,7 @@ def make_record(
         bibliography=tuple(references),
         settings=settings.to_dict(),
         versions=versions(),
-        metadata=dict(acquisition.metadata),
+        metadata=derived(grid) | dict(acquisition.metadata),
         processing=tuple(processing(acquisition, settings)),
         resources=tuple(gathered.uses),
         errors=tuple(gathered.entries),
@@ -230,6 +230,18 @@ def input_rows(acquisition: Acquisition, grid: Grid) -> list[rec.Row]:
         rec.Row("Brain mask", acquisition.given_mask.name if acquisition.given_mask else "computed"),
         rec.Row("T1w", acquisition.t1w.name if acquisition.t1w else "none"),
     ]
+
+
+def derived(grid: Grid) -> dict[str, Any]:
+    """What the geometry answers of the consensus' reporting table, where the sidecar does not."""
+    extent_mm = [round(n * mm, 1) for n, mm in zip(grid.shape, grid.voxel_mm, strict=True)]
+    orientation = "straight" if grid.tilt_deg < 1 else f"oblique by {grid.tilt_deg:.1f} degrees"
+    return {
+        "Matrix": list(grid.shape),
+        "FieldOfView": extent_mm,
+        "AcquisitionVoxelSize": [round(mm, 4) for mm in grid.voxel_mm],
+        "SliceOrientation": orientation,
+    }
 
 
 def processing(acquisition: Acquisition, settings: Settings) -> list[rec.ProcessingStep]:

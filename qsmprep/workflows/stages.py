@@ -122,13 +122,15 @@ def stage_phase(inputs: Any, board: Board) -> None:
 
 
 def stage_residual(inputs: Any, board: Board) -> None:
-    """Noise of the field and residual of the echo fit."""
+    """Noise of the field and residual of the echo fit, which one or two echoes do not have."""
     from qsmprep.reports import figures, qc
 
     noise, image = base.load(inputs.noise_hz)
-    residual, _ = base.load(inputs.residual)
     mask = base.load_mask(inputs.mask)
+    residual = base.load(inputs.residual)[0] if len(inputs.te_s) > 2 else None
     figures.plot_residual(noise, residual, image.affine, mask, board.figure("residual"))
+    if residual is None:
+        return
     board.metric("residual_median", qc.residual_median(residual, mask))
     board.metric("residual_fraction_above", qc.residual_fraction_above(residual, mask))
 
