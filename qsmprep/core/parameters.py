@@ -56,7 +56,7 @@ class WeightedParams:
 class NonlinearParams:
     """Parameters of the nonlinear complex fit."""
 
-    fit_offset: bool = parameter(True, "fit a phase offset as well; without it noise is lower, but an offset is error")
+    fit_offset: bool = parameter(False, "fit a phase offset as well (for phase whose offset was not removed)")
     max_iter: int = parameter(30, "Gauss-Newton iterations", low=1)
     tolerance: float = parameter(1e-4, "stop when the step falls below this", unit="rad", low=0.0)
 

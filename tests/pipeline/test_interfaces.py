@@ -1,0 +1,93 @@
+"""Interfaces that need what is not installed here, and failures that must be read later."""
+
+from __future__ import annotations
+
+import json
+import stat
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nipype.pipeline import engine as pe
+
+from qsmprep.core.grid import Grid
+from qsmprep.core.methods import METHODS
+from qsmprep.errors import DataError, MissingFileError
+from qsmprep.interfaces import base
+from qsmprep.interfaces.masks import fsl_bet
+from qsmprep.interfaces.phase import Conform
+
+STAND_IN = f"""#!{sys.executable}
+# Stands in for FSL's bet in the tests only: masks what is brighter than half of the maximum.
+import sys
+from pathlib import Path
+import nibabel as nib, numpy as np
+assert sys.argv[3:] and "-m" in sys.argv and "-n" in sys.argv, sys.argv
+assert sys.argv[sys.argv.index("-f") + 1] == "0.30", sys.argv
+head = nib.load(sys.argv[1])
+mask = (np.asarray(head.dataobj) > 0.5 * np.max(head.dataobj)).astype(np.uint8)
+nib.Nifti1Image(mask, head.affine).to_filename(sys.argv[2].replace(".nii", "") + "_mask.nii")
+"""
+
+
+def test_fsl_bet_runs_the_command_and_reads_its_mask(tmp_path, monkeypatch):
+    """With a stand-in executable: the command line and the handling of the mask, not FSL itself."""
+    program = tmp_path / "bet"
+    program.write_text(STAND_IN)
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    image = np.zeros((12, 14, 10), np.float32)
+    image[3:8, 4:9, 2:7] = 10
+    method = METHODS.get("mask", "fsl")
+    assert method.load() is fsl_bet
+    mask = fsl_bet(image, Grid(image.shape, (2.0, 2.5, 3.0)), method.configure({"fraction": 0.3}))
+    np.testing.assert_array_equal(mask, image > 5)
+
+
+def test_fsl_bet_says_when_fsl_is_absent(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(MissingFileError, match="--mask bet"):
+        fsl_bet(np.ones((5, 5, 5), np.float32), Grid((5, 5, 5), (1, 1, 1)), METHODS.get("mask", "fsl").configure())
+
+
+def _write(folder, name, data):
+    path = folder / f"{name}.nii.gz"
+    nib.Nifti1Image(data.astype(np.float32), np.eye(4)).to_filename(path)
+    return str(path)
+
+
+def test_a_failed_step_leaves_its_reason(tmp_path):
+    rng = np.random.default_rng(0)
+    phase = _write(tmp_path, "phase", rng.uniform(-np.pi, np.pi, (8, 8, 8)))
+    other = _write(tmp_path, "mag", np.ones((8, 8, 9)))
+    node = pe.Node(Conform(phase=[phase], magnitude=[other], units="rad"), name="conform", base_dir=str(tmp_path))
+    with pytest.raises(Exception, match="another grid"):
+        node.run()
+    reason = json.loads((tmp_path / "conform" / base.FAILURE_FILE).read_text())
+    assert reason["kind"] == "DataError"
+    assert reason["exit_code"] == DataError.exit_code
+    assert reason["file"] == other
+
+
+def test_real_and_imaginary_parts_are_taken(tmp_path):
+    rng = np.random.default_rng(1)
+    signal = rng.normal(size=(8, 8, 8)) + 1j * rng.normal(size=(8, 8, 8))
+    inputs = {"real": [_write(tmp_path, "re", signal.real)], "imag": [_write(tmp_path, "im", signal.imag)]}
+    result = Conform(**inputs).run(cwd=str(tmp_path)).outputs
+    phase, _ = base.load_echoes(result.phase)
+    magnitude, _ = base.load_echoes(result.magnitude)
+    np.testing.assert_allclose(phase[0], np.angle(signal), atol=1e-5)
+    np.testing.assert_allclose(magnitude[0], np.abs(signal), rtol=1e-5)
+    turned, _ = base.load_echoes(Conform(sign=-1, **inputs).run(cwd=str(tmp_path)).outputs.phase)
+    np.testing.assert_allclose(turned[0], -np.angle(signal), atol=1e-5)
+
+
+def test_a_missing_magnitude_is_uniform(tmp_path):
+    rng = np.random.default_rng(2)
+    phase = _write(tmp_path, "phase", rng.uniform(-np.pi, np.pi, (8, 8, 8)))
+    result = Conform(phase=[phase], units="rad").run(cwd=str(tmp_path)).outputs
+    magnitude, _ = base.load_echoes(result.magnitude)
+    assert (magnitude == 1).all()
+    assert json.loads(Path(result.info).read_text())["has_magnitude"] is False
