@@ -31,7 +31,7 @@ def padded_shape(shape: tuple[int, ...], factor: float = 2.0) -> tuple[int, int,
         while length % 2:
             length = next_fast_len(length + 1, real=True)
         lengths.append(length)
-    return tuple(lengths)  # type: ignore[return-value]
+    return tuple(lengths)
 
 
 def dipole_kernel(

@@ -66,7 +66,7 @@ class Method:
     def load(self) -> Callable[..., Any]:
         """Import and return the function."""
         module, function = self.target.split(":")
-        return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
+        return getattr(importlib.import_module(module), function)
 
     def configure(self, overrides: Mapping[str, Any] | None = None) -> Any:
         """The parameters, with ``overrides`` (text or numbers) checked and put in.

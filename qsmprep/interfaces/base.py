@@ -74,17 +74,13 @@ class Step(SimpleInterface):
 
 def _note(path: Path, error: Exception) -> None:
     """Write what went wrong as JSON: class, exit code and the parts of the message."""
-    known = isinstance(error, QSMPrepError)
-    parts = {
-        "kind": type(error).__name__,
-        "exit_code": error.exit_code if known else 1,
-        "what": error.what if known else (str(error).strip() or type(error).__name__),
-        "file": error.file if known else None,
-        "expected": error.expected if known else None,
-        "remedy": error.remedy if known else None,
-        "traceback": None if known else traceback.format_exc(),
-    }
-    path.write_text(json.dumps(parts, indent=2))
+    if isinstance(error, QSMPrepError):
+        known = {"exit_code": error.exit_code, "what": error.what, "file": error.file}
+        known |= {"expected": error.expected, "remedy": error.remedy, "traceback": None}
+    else:
+        known = {"exit_code": 1, "what": str(error).strip() or type(error).__name__}
+        known |= {"file": None, "expected": None, "remedy": None, "traceback": traceback.format_exc()}
+    path.write_text(json.dumps({"kind": type(error).__name__, **known}, indent=2))
 
 
 def limit_threads(n: int) -> None:

@@ -61,7 +61,7 @@ def _start_worker(cwd: Path, level: int) -> None:
     quiet_nipype(level)
 
 
-class WatchedMultiProc(MultiProcPlugin):  # type: ignore[misc]
+class WatchedMultiProc(MultiProcPlugin):
     """MultiProc with workers forked from a clean server, that ends when a worker is killed.
 
     Nipype's own plugin waits for ever when the kernel kills a worker for its memory
@@ -147,7 +147,7 @@ def execute(workflow: Workflow, settings: Settings, tell: Callable[[StepState], 
     plugin = _plugin(settings, watch)
     try:
         workflow.run(plugin=plugin)
-    except (RuntimeError, OutOfMemoryError, BrokenProcessPool, Exception):
+    except Exception:
         if not outcome.failed() and not getattr(plugin, "killed", False):
             raise
     finally:

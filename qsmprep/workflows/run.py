@@ -6,6 +6,7 @@ import datetime
 import sys
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qsmprep.bids.collect import Selection
 from qsmprep.bids.dataset import check_output_dir, version_warning, write_dataset_files
@@ -14,9 +15,13 @@ from qsmprep.bids.preflight import Preflight, preflight
 from qsmprep.bids.table import render_table
 from qsmprep.bids.write import write_text
 from qsmprep.core.grid import Grid
-from qsmprep.errors import CannotWriteError, QSMPrepError
+from qsmprep.errors import CannotWriteError
 from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
+
+if TYPE_CHECKING:
+    from qsmprep.workflows.engine import StepState
+    from qsmprep.workflows.pages import Result
 
 
 def run(settings: Settings) -> int:
@@ -82,7 +87,7 @@ def _compute(settings: Settings, found: Preflight, log_dir: Path) -> int:
     if settings.boilerplate_only:
         print(f"Methods text: {log_dir / 'CITATION.md'}")
         return 0
-    progress = Progress(workflow)
+    progress = Progress(sum("." in name for name in workflow.list_node_names()))
     outcome = engine.execute(workflow, settings, progress.tell)
     results = pages.write_pages(settings, found, grids, outcome, log_dir)
     return summarise(results, found, outcome.out_of_memory)
@@ -91,24 +96,23 @@ def _compute(settings: Settings, found: Preflight, log_dir: Path) -> int:
 class Progress:
     """One line for every step that ends, with the share done."""
 
-    def __init__(self, workflow: object) -> None:
-        names = [name for name in workflow.list_node_names() if "." in name]  # type: ignore[attr-defined]
-        self.total = len(names)
+    def __init__(self, n_steps: int) -> None:
+        self.total = n_steps
         self.done = 0
 
-    def tell(self, step: object) -> None:
-        """Say that a step ended."""
+    def tell(self, step: StepState) -> None:
+        """Say that a step ended; drawing and writing are counted, but not worth a line unless they fail."""
         self.done += 1
-        _, branch, name = str(step.name).split(".", 2)  # type: ignore[attr-defined]
-        if name.startswith(("publish_", "report_")):
+        _, branch, name = step.name.split(".", 2)
+        failed = step.status != "end"
+        if name.startswith(("publish_", "report_")) and not failed:
             return
-        word = "done" if step.status == "end" else "FAILED"  # type: ignore[attr-defined]
         share = 100 * self.done // max(self.total, 1)
-        seconds = step.seconds  # type: ignore[attr-defined]
-        print(f"[{share:3d} %] {branch.removesuffix('_wf')} {name} {word} ({seconds:.1f} s)", flush=True)
+        word = "FAILED" if failed else "done"
+        print(f"[{share:3d} %] {branch.removesuffix('_wf')} {name} {word} ({step.seconds:.1f} s)", flush=True)
 
 
-def summarise(results: list, found: Preflight, out_of_memory: bool) -> int:  # type: ignore[type-arg]
+def summarise(results: list[Result], found: Preflight, out_of_memory: bool) -> int:
     """Print what became of every acquisition and return the exit code."""
     codes: list[int] = []
     done = 0
@@ -151,6 +155,3 @@ def exit_code(done: int, codes: list[int], out_of_memory: bool = False) -> int:
     if done == 0 and len(set(codes)) == 1:
         return codes[0]
     return 75 if 75 in codes else 1
-
-
-__all__ = ["QSMPrepError", "exit_code", "run"]

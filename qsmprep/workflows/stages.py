@@ -183,7 +183,7 @@ def stage_compare(inputs: Any, board: Board) -> None:
     """All susceptibility maps side by side."""
     from qsmprep.reports import figures, graphs, qc
 
-    volumes, image = {}, None
+    volumes = {}
     for name, path in zip(inputs.names, inputs.chi_list, strict=True):
         volumes[METHODS.get("inversion", name).title], image = base.load(path)
     mask, grid = base.load_mask(inputs.mask), base.grid_of(image)

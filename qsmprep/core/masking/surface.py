@@ -61,7 +61,7 @@ def subdivide(points: Points, faces: Faces) -> tuple[Points, Faces]:
 def normals(points: Points, faces: Faces) -> Points:
     """Normal of each triangle, as long as twice its area."""
     a, b, c = points[faces[:, 0]], points[faces[:, 1]], points[faces[:, 2]]
-    return np.cross(b - a, c - a)
+    return np.cross(b - a, c - a).astype(np.float64)
 
 
 def voxels_inside(points_mm: Points, faces: Faces, shape: tuple[int, ...], voxel_mm: Points) -> NDArray[np.bool_]:
