@@ -15,11 +15,12 @@ from qsmprep.core.unwrap import romeo
 from qsmprep.errors import DataError
 
 FIVE = [0.004, 0.008, 0.012, 0.016, 0.020]
+WITH_OFFSET = NonlinearParams(fit_offset=True)
 FITS = {
     "weighted": (weighted, WeightedParams(), False),
     "weighted, offset": (weighted, WeightedParams(fit_offset=True), True),
-    "nonlinear": (nonlinear, NonlinearParams(), True),
-    "nonlinear, no offset": (nonlinear, NonlinearParams(fit_offset=False), False),
+    "nonlinear": (nonlinear, NonlinearParams(), False),
+    "nonlinear, offset": (nonlinear, WITH_OFFSET, True),
 }
 
 
@@ -64,7 +65,9 @@ def test_noise_map_without_air_or_a_third_echo():
     inner = tuple(slice(n // 4, -(n // 4)) for n in case.grid.shape)
     crop = (slice(None), *inner)
     assert case.mask[inner].all()
-    fit = nonlinear(right_branch(case)[crop], case.phase_rad[crop], case.magnitude[crop], case.mask[inner], case.te_s)
+    fit = nonlinear(
+        right_branch(case)[crop], case.phase_rad[crop], case.magnitude[crop], case.mask[inner], case.te_s, WITH_OFFSET
+    )
     z = (fit.field_hz - case.field_hz[inner]) / fit.noise_hz
     assert fit.info["noise_from"] == "image detail"
     assert np.std(z) == pytest.approx(1.0, abs=0.08)
@@ -75,7 +78,7 @@ def test_nonlinear_survives_a_wrongly_unwrapped_echo_where_the_line_does_not():
     wrong = right_branch(case)
     wrong[3] += np.float32(2 * np.pi)
     line = weighted(wrong, case.phase_rad, case.magnitude, case.mask, FIVE, WeightedParams(fit_offset=True))
-    fit = nonlinear(wrong, case.phase_rad, case.magnitude, case.mask, FIVE)
+    fit = nonlinear(wrong, case.phase_rad, case.magnitude, case.mask, FIVE, WITH_OFFSET)
     assert np.abs(line.field_hz - case.field_hz)[case.mask].min() > 20
     assert np.abs(fit.field_hz - case.field_hz)[case.mask].max() < 10
 
@@ -86,7 +89,7 @@ def test_the_choice_of_unwrapping_is_kept():
     t = np.array(FIVE, np.float32)[:, None, None, None]
     for alias in (-1, 1, 2):
         shifted = right_branch(case) + np.float32(2 * np.pi * alias / 0.004) * t
-        fit = nonlinear(shifted, case.phase_rad, case.magnitude, case.mask, FIVE)
+        fit = nonlinear(shifted, case.phase_rad, case.magnitude, case.mask, FIVE, WITH_OFFSET)
         assert np.abs(fit.field_hz - case.field_hz - alias / 0.004)[case.mask].max() < 10
 
 
@@ -97,11 +100,11 @@ def test_nonlinear_beats_the_line_where_noise_wraps():
         wrap(case.phase_rad - case.offset_rad), case.magnitude, case.mask, FIVE, case.grid
     ).phase_rad
     errors = {}
-    for name in ("weighted, offset", "nonlinear"):
+    for name in ("weighted, offset", "nonlinear, offset"):
         function, params, _ = FITS[name]
         fit = function(unwrapped, wrap(case.phase_rad - case.offset_rad), case.magnitude, case.mask, FIVE, params)
         errors[name] = np.sqrt(np.mean((fit.field_hz - case.field_hz)[case.mask] ** 2))
-    assert errors["nonlinear"] < errors["weighted, offset"]
+    assert errors["nonlinear, offset"] < errors["weighted, offset"]
 
 
 def test_residual_marks_what_one_field_cannot_explain():
@@ -110,20 +113,20 @@ def test_residual_marks_what_one_field_cannot_explain():
     bad = case.mask & (np.abs(np.indices(case.mask.shape)[0] - 11) < 2)
     phase = case.phase_rad.copy()
     phase[:, bad] = rng.uniform(-np.pi, np.pi, (5, int(bad.sum())))
-    fit = nonlinear(right_branch(case), phase, case.magnitude, case.mask, FIVE)
+    fit = nonlinear(right_branch(case), phase, case.magnitude, case.mask, FIVE, WITH_OFFSET)
     assert np.median(fit.residual[bad]) > 0.3
     assert fit.residual[case.mask & ~bad].max() < 0.05
     assert fit.residual.max() <= 1
     decay = case.magnitude.copy()
     decay[2] *= 0.2
-    odd = nonlinear(right_branch(case), case.phase_rad, decay, case.mask, FIVE)
+    odd = nonlinear(right_branch(case), case.phase_rad, decay, case.mask, FIVE, WITH_OFFSET)
     assert np.median(odd.residual[case.mask]) > 0.05
 
 
 def test_leaving_the_offset_out_lowers_the_noise():
     case = simulate(FIVE, noise=0.03, offset=False)
     arguments = (right_branch(case), case.phase_rad, case.magnitude, case.mask, FIVE)
-    free, fixed = nonlinear(*arguments), nonlinear(*arguments, NonlinearParams(fit_offset=False))
+    free, fixed = nonlinear(*arguments, WITH_OFFSET), nonlinear(*arguments)
     error = [np.std((fit.field_hz - case.field_hz)[case.mask]) for fit in (free, fixed)]
     assert error[1] < 0.7 * error[0]
 
@@ -158,9 +161,9 @@ def test_dead_voxels_and_missing_magnitude(name):
 @pytest.mark.parametrize(("order", "flips"), ORIENTATIONS[::9])
 def test_it_turns_with_the_volume(order, flips):
     case = simulate([0.005, 0.010], noise=0.03)
-    here = nonlinear(right_branch(case), case.phase_rad, case.magnitude, case.mask, case.te_s)
+    here = nonlinear(right_branch(case), case.phase_rad, case.magnitude, case.mask, case.te_s, WITH_OFFSET)
     turned = [turn(a, order, flips) for a in (right_branch(case), case.phase_rad, case.magnitude, case.mask)]
-    there = nonlinear(*turned, case.te_s)
+    there = nonlinear(*turned, case.te_s, WITH_OFFSET)
     for name in ("field_hz", "noise_hz", "residual", "offset_rad"):
         np.testing.assert_allclose(getattr(there, name), turn(getattr(here, name), order, flips), rtol=1e-5, atol=1e-5)
 
@@ -172,7 +175,7 @@ def test_real_crop():
     clean = remove_offset(phase, magnitude, mask, te_s, grid).phase_rad
     unwrapped = romeo.unwrap(clean, magnitude, mask, te_s, grid).phase_rad
     line = weighted(unwrapped, clean, magnitude, mask, te_s)
-    free = nonlinear(unwrapped, clean, magnitude, mask, te_s)
+    free = nonlinear(unwrapped, clean, magnitude, mask, te_s, WITH_OFFSET)
     noise = np.sqrt(np.median(line.noise_hz[mask]) ** 2 + np.median(free.noise_hz[mask]) ** 2)
     assert np.median(np.abs(line.field_hz - free.field_hz)[mask]) < 2 * noise
     assert np.median(free.residual[mask]) < 0.02
