@@ -12,6 +12,9 @@ from typing import Any
 from qsmprep.core.methods import METHODS
 from qsmprep.errors import UsageError
 
+STEPS = ("mask", "offset", "unwrap", "combine", "quality", "relaxometry", "background")
+"""Steps before the inversion that have one method each; their names are fields of :class:`Settings`."""
+
 UNIT_GB = {"": 1e-3, "m": 1e-3, "mb": 1e-3, "g": 1.0, "gb": 1.0, "t": 1e3, "tb": 1e3}
 
 
@@ -35,12 +38,15 @@ class Settings:
     skip_bids_validation: bool = False
     derivatives: tuple[Path, ...] = ()
     level: str = "full"
-    mask: str = METHODS.names("mask")[0] if METHODS.names("mask") else "bet"
+    mask: str = METHODS.names("mask")[0]
+    offset: str = METHODS.names("offset")[0]
     unwrap: str = METHODS.names("unwrap")[0]
     combine: str = METHODS.names("combine")[0]
+    quality: str = METHODS.names("quality")[0]
+    relaxometry: str = METHODS.names("relaxometry")[0]
     background: str = METHODS.names("background")[0]
     inversions: tuple[str, ...] = (METHODS.names("inversion")[0],)
-    reference: str = METHODS.names("reference")[0] if METHODS.names("reference") else "wholebrain"
+    reference: str = METHODS.names("reference")[0]
     parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
     b0_t: float | None = None
     phase_sign: int = 1
@@ -57,14 +63,17 @@ class Settings:
     verbose: int = 0
 
     def __post_init__(self) -> None:
-        for step in ("mask", "unwrap", "combine", "background", "reference"):
-            METHODS.get(step, getattr(self, step)).configure(self.parameters.get(getattr(self, step)))
-        for name in self.inversions:
-            METHODS.get("inversion", name).configure(self.parameters.get(name))
+        for step, name in self.chosen():
+            self.params(step, name)
         known = {method.name for method in METHODS}
         for name in self.parameters:
             if name not in known:
                 raise UsageError(f"no method is called {name!r}", expected=f"one of {', '.join(sorted(known))}")
+
+    def chosen(self) -> list[tuple[str, str]]:
+        """Step and name of every chosen method, in the order in which they run."""
+        before = [(step, str(getattr(self, step))) for step in STEPS]
+        return [*before, *(("inversion", name) for name in self.inversions), ("reference", self.reference)]
 
     def params(self, step: str, name: str) -> Any:
         """The resolved parameters of a method."""
@@ -73,9 +82,7 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """All settings as JSON types, with every parameter of every chosen method resolved."""
         result = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
-        chosen = [(step, getattr(self, step)) for step in ("mask", "unwrap", "combine", "background", "reference")]
-        chosen += [("inversion", name) for name in self.inversions]
-        result["parameters"] = {name: dataclasses.asdict(self.params(step, name)) for step, name in chosen}
+        result["parameters"] = {name: dataclasses.asdict(self.params(step, name)) for step, name in self.chosen()}
         return result
 
     def to_json(self) -> str:

@@ -86,6 +86,7 @@ def _add_methods(group: argparse._ArgumentGroup) -> None:
         ("mask", "brain extraction"),
         ("unwrap", "phase unwrapping"),
         ("combine", "echo combination"),
+        ("relaxometry", "R2* from the magnitude"),
         ("background", "background field removal"),
         ("reference", "region whose mean is zero"),
     ):

@@ -115,6 +115,15 @@ METHODS = Registry(
             ("smith2002",),
         ),
         Method(
+            "quality",
+            "consensus",
+            "brain mask times phase quality",
+            "qsmprep.core.masking.consensus:consensus_mask",
+            p.QualityMaskParams,
+            "Voxels of unreliable phase were taken out of the mask (closing {close_mm:g} mm, opening {open_mm:g} mm)",
+            ("bilgic2024consensus",),
+        ),
+        Method(
             "background",
             "resharp",
             "RESHARP",

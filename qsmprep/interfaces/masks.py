@@ -83,7 +83,7 @@ def combined(magnitude: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.sqrt(np.mean(np.square(magnitude), axis=0, dtype=np.float32))
 
 
-class QSMMaskInputSpec(base.StepInputSpec):
+class QSMMaskInputSpec(base.MethodInputSpec):
     """The brain, the quality of its phase and the fit of its echoes."""
 
     brain = File(exists=True, mandatory=True)
@@ -91,7 +91,6 @@ class QSMMaskInputSpec(base.StepInputSpec):
     noise_hz = File(exists=True, mandatory=True)
     residual = File(exists=True, mandatory=True)
     as_given = traits.Bool(False, usedefault=True, desc="use the brain mask unchanged")
-    parameters = traits.Dict(usedefault=True)
 
 
 class QSMMaskOutputSpec(TraitedSpec):
@@ -106,16 +105,16 @@ class QSMMask(base.Step):
 
     input_spec = QSMMaskInputSpec
     output_spec = QSMMaskOutputSpec
+    step = "quality"
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """Load, combine, save."""
-        from qsmprep.core.masking import consensus_mask
-
+        function, params = self.method()
         quality, image = base.load(self.inputs.quality)
         noise, _ = base.load(self.inputs.noise_hz)
         residual, _ = base.load(self.inputs.residual)
         brain = base.load_mask(self.inputs.brain)
-        mask = brain if self.inputs.as_given else consensus_mask(brain, quality, base.grid_of(image))
+        mask = brain if self.inputs.as_given else function(brain, quality, base.grid_of(image), params)
         return {
             "mask": base.save(folder, "mask", mask, image),
             "weights": base.save(folder, "weights", reliability(noise, residual, mask), image),

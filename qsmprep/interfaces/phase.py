@@ -11,6 +11,7 @@ import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, traits
 from numpy.typing import NDArray
 
+from qsmprep.core.parameters import OffsetParams
 from qsmprep.errors import DataError
 from qsmprep.interfaces import base
 
@@ -134,6 +135,7 @@ class UnwrapInputSpec(base.MethodInputSpec):
     phase = File(exists=True, mandatory=True)
     mask = File(exists=True, mandatory=True)
     te_s = traits.List(traits.Float(), mandatory=True)
+    offset_parameters = traits.Dict(usedefault=True, desc="of the removal of the phase offset")
 
 
 class UnwrapOutputSpec(TraitedSpec):
@@ -160,7 +162,8 @@ class Unwrap(base.Step):
         magnitude, image = base.load_echoes(self.inputs.magnitude)
         phase, _ = base.load_echoes(self.inputs.phase)
         mask, te_s, grid = base.load_mask(self.inputs.mask), list(self.inputs.te_s), base.grid_of(image)
-        removal = remove_offset(phase, magnitude, mask, te_s, grid)
+        offset_params = OffsetParams(**self.inputs.offset_parameters)
+        removal = remove_offset(phase, magnitude, mask, te_s, grid, offset_params)
         corrected = removal.phase_rad
         function, params = self.method()
         unwrapped = function(corrected, magnitude, mask, te_s, grid, params)
@@ -215,7 +218,7 @@ class FitField(base.Step):
         }
 
 
-class FitR2StarInputSpec(base.StepInputSpec):
+class FitR2StarInputSpec(base.MethodInputSpec):
     """Magnitude of all echoes."""
 
     magnitude = File(exists=True, mandatory=True)
@@ -236,11 +239,11 @@ class FitR2Star(base.Step):
 
     input_spec = FitR2StarInputSpec
     output_spec = FitR2StarOutputSpec
+    step = "relaxometry"
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """Load, fit, save."""
-        from qsmprep.core.relaxometry import fit_r2star
-
+        function, params = self.method()
         magnitude, image = base.load_echoes(self.inputs.magnitude)
-        fit = fit_r2star(magnitude, list(self.inputs.te_s), base.load_mask(self.inputs.mask))
+        fit = function(magnitude, list(self.inputs.te_s), base.load_mask(self.inputs.mask), params)
         return {name: base.save(folder, name, getattr(fit, name), image) for name in ("r2star_hz", "t2star_s", "s0")}

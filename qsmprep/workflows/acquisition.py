@@ -70,7 +70,13 @@ def _field_part(
     if acquisition.given_mask is not None:
         brain.inputs.given_mask = str(acquisition.given_mask)
     unwrap = _node(
-        Unwrap(te_s=te_s, **_chosen(settings, "unwrap", settings.unwrap)), "unwrap", gb * BYTES_PER_VOXEL["unwrap"]
+        Unwrap(
+            te_s=te_s,
+            offset_parameters=_chosen(settings, "offset", settings.offset)["parameters"],
+            **_chosen(settings, "unwrap", settings.unwrap),
+        ),
+        "unwrap",
+        gb * BYTES_PER_VOXEL["unwrap"],
     )
     fieldmap = _node(
         FitField(te_s=te_s, **_chosen(settings, "combine", settings.combine)),
@@ -78,7 +84,11 @@ def _field_part(
         gb * BYTES_PER_VOXEL["fieldmap"],
         threads,
     )
-    qsmmask = _node(QSMMask(as_given=acquisition.given_mask is not None), "qsmmask", gb * BYTES_PER_VOXEL["conform"])
+    qsmmask = _node(
+        QSMMask(as_given=acquisition.given_mask is not None, **_chosen(settings, "quality", settings.quality)),
+        "qsmmask",
+        gb * BYTES_PER_VOXEL["conform"],
+    )
     workflow.connect(
         [
             (conform, brain, [("magnitude", "magnitude")]),
@@ -93,7 +103,11 @@ def _field_part(
         ]
     )
     if len(te_s) > 1:
-        r2star = _node(FitR2Star(te_s=te_s), "r2star", gb * BYTES_PER_VOXEL["conform"])
+        r2star = _node(
+            FitR2Star(te_s=te_s, **_chosen(settings, "relaxometry", settings.relaxometry)),
+            "r2star",
+            gb * BYTES_PER_VOXEL["conform"],
+        )
         workflow.connect([(conform, r2star, [("magnitude", "magnitude")]), (brain, r2star, [("mask", "mask")])])
     return {"conform": conform, "fieldmap": fieldmap, "qsmmask": qsmmask}
 
@@ -172,16 +186,19 @@ def methods_text(acquisition: Acquisition, settings: Settings) -> str:
     else:
         text.append("The brain mask was supplied with the data.")
     if len(acquisition.echoes) > 1:
-        text.append("Phase offsets were removed with MCPC-3D-S [@eckstein2018].")
+        text.append(_sentence(settings, "offset", settings.offset))
     text.append(_sentence(settings, "unwrap", settings.unwrap))
     if len(acquisition.echoes) > 1:
         text.append(_sentence(settings, "combine", settings.combine))
+        text.append(_sentence(settings, "relaxometry", settings.relaxometry))
+    if acquisition.given_mask is None:
+        text.append(_sentence(settings, "quality", settings.quality))
     text.append(_sentence(settings, "background", settings.background))
     text.extend(_sentence(settings, "inversion", name) for name in settings.inversions)
     text.append(_sentence(settings, "reference", settings.reference))
     text.append(
-        "The direction of the static field in the voxel axes was taken from the image orientation. Processing and "
-        "reporting follow the consensus recommendations [@bilgic2024consensus]."
+        "The direction of the static field in the voxel axes was taken from the image orientation. The choice of "
+        "steps follows the consensus recommendations [@bilgic2024consensus]."
     )
     return " ".join(text) + "\n"
 

@@ -246,14 +246,13 @@ def derived(grid: Grid) -> dict[str, Any]:
 
 def processing(acquisition: Acquisition, settings: Settings) -> list[rec.ProcessingStep]:
     """Every method with its resolved parameters."""
-    steps = [("mask", settings.mask), ("unwrap", settings.unwrap), ("combine", settings.combine)]
-    steps += [("background", settings.background)]
-    steps += [("inversion", name) for name in settings.inversions] + [("reference", settings.reference)]
-    if acquisition.given_mask is not None:
-        steps = steps[1:]
+    skipped = {"mask", "quality"} if acquisition.given_mask is not None else set()
+    if len(acquisition.echoes) < 2:
+        skipped |= {"offset", "combine", "relaxometry"}
     return [
         rec.ProcessingStep(step, METHODS.get(step, name).title, dataclasses.asdict(settings.params(step, name)))
-        for step, name in steps
+        for step, name in settings.chosen()
+        if step not in skipped
     ]
 
 
