@@ -68,9 +68,23 @@ class Conform(base.Step):
             "magnitude": base.save(folder, "magnitude", magnitude.astype(np.float32), like),
             "phase": base.save(folder, "phase", phase.astype(np.float32), like),
             "info": base.save_info(
-                folder, {"phase_scaling": scaling, "has_magnitude": bool(inputs.magnitude or inputs.real)}
+                folder,
+                {
+                    "phase_scaling": scaling,
+                    "has_magnitude": bool(inputs.magnitude or inputs.real),
+                    "warnings": conform_warnings(scaling),
+                },
             ),
         }
+
+
+def conform_warnings(scaling: dict[str, Any]) -> list[str]:
+    """What a person should know of the numbers in the files."""
+    warnings = [str(scaling["note"])] if scaling.get("note") else []
+    for key, name in (("n_nonfinite", "phase"), ("n_nonfinite_magnitude", "magnitude")):
+        if scaling.get(key):
+            warnings.append(f"{scaling[key]} voxels of the {name} are not finite and were set to zero")
+    return warnings
 
 
 def check_magnitude(magnitude: NDArray[np.float32], files: list[str]) -> None:
@@ -157,6 +171,7 @@ class Unwrap(base.Step):
     def compute(self, folder: Path) -> dict[str, Any]:
         """Load, correct, unwrap, save."""
         from qsmprep.core.offset import remove_offset
+        from qsmprep.core.phase import looks_filtered
         from qsmprep.core.unwrap.romeo import voxel_quality
 
         magnitude, image = base.load_echoes(self.inputs.magnitude)
@@ -165,6 +180,9 @@ class Unwrap(base.Step):
         offset_params = OffsetParams(**self.inputs.offset_parameters)
         removal = remove_offset(phase, magnitude, mask, te_s, grid, offset_params)
         corrected = removal.phase_rad
+        warnings = []
+        if looks_filtered(phase[-1], magnitude[-1], mask, grid).filtered:
+            warnings.append("the phase looks high-pass filtered, as for vendor SWI: susceptibility will be too low")
         function, params = self.method()
         unwrapped = function(corrected, magnitude, mask, te_s, grid, params)
         quality = voxel_quality(corrected, magnitude, te_s)
@@ -172,7 +190,9 @@ class Unwrap(base.Step):
             "unwrapped": base.save(folder, "unwrapped", unwrapped.phase_rad, image),
             "phase": base.save(folder, "phase", corrected, image),
             "quality": base.save(folder, "quality", quality.astype(np.float32), image),
-            "info": base.save_info(folder, {**removal.info, **unwrapped.info, "exact": unwrapped.exact}),
+            "info": base.save_info(
+                folder, {**removal.info, **unwrapped.info, "exact": unwrapped.exact, "warnings": warnings}
+            ),
         }
 
 
