@@ -36,6 +36,7 @@ class MethodInputSpec(StepInputSpec):
     method = traits.Str(mandatory=True)
     parameters = traits.Dict(usedefault=True)
     device = traits.Str("cpu", usedefault=True)
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc="one such node at a time (Nipype's GPU slots)")
 
 
 class Step(SimpleInterface):

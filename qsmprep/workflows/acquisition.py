@@ -5,9 +5,11 @@ Which step runs when; no numerics, no file formats.
 
 from __future__ import annotations
 
+import dataclasses
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-from nipype.interfaces.base import isdefined
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow
 
@@ -117,8 +119,9 @@ def _chi_part(
 ) -> None:
     """Field map to susceptibility, once for every inversion."""
     b0_t, threads = acquisition.b0_t, settings.omp_nthreads
+    where: dict[str, Any] = {"device": settings.device, "use_gpu": may_use_gpu(settings.device)}
     background = _node(
-        RemoveBackground(b0_t=b0_t, device=settings.device, **_chosen(settings, "background", settings.background)),
+        RemoveBackground(b0_t=b0_t, **where, **_chosen(settings, "background", settings.background)),
         "background",
         gb * BYTES_PER_VOXEL["background"],
         threads,
@@ -133,8 +136,8 @@ def _chi_part(
         invert = _node(
             Invert(
                 b0_t=b0_t,
-                te_s=acquisition.te_s[-1],
-                device=settings.device,
+                te_s=turn_time_s(acquisition.te_s),
+                **where,
                 **_chosen(settings, "inversion", name),
             ),
             f"invert_{name}",
@@ -153,11 +156,24 @@ def _chi_part(
         )
 
 
+def turn_time_s(te_s: tuple[float, ...]) -> float:
+    """Time in s in which the fields that echoes cannot tell apart differ by a whole turn of phase.
+
+    It is the shortest echo spacing, or the time of a single echo. Nonlinear data terms work with the
+    phase of this time: it forgives wraps that were missed, and is short enough that a strong local
+    field does not turn by more than half.
+    """
+    return min((late - early for early, late in pairwise(te_s)), default=te_s[0])
+
+
+def may_use_gpu(device: str) -> bool:
+    """Whether a node may compute on a GPU, told without touching CUDA in this process."""
+    return device.startswith("cuda") or (device == "auto" and Path("/dev/nvidia0").exists())
+
+
 def _chosen(settings: Settings, step: str, name: str) -> dict[str, Any]:
     """Method and fully resolved parameters, so that another default does not reuse old results."""
-    resolved = settings.to_dict()["parameters"][name]
-    METHODS.get(step, name)
-    return {"method": name, "parameters": resolved}
+    return {"method": name, "parameters": dataclasses.asdict(settings.params(step, name))}
 
 
 def _images(acquisition: Acquisition, settings: Settings) -> dict[str, Any]:
@@ -170,7 +186,7 @@ def _images(acquisition: Acquisition, settings: Settings) -> dict[str, Any]:
     values["units"] = acquisition.phase_units or ""
     values["manufacturer"] = str(acquisition.metadata.get("Manufacturer", ""))
     values["sign"] = settings.phase_sign
-    return {name: value for name, value in values.items() if isdefined(value)}
+    return values
 
 
 def methods_text(acquisition: Acquisition, settings: Settings) -> str:
