@@ -1,195 +1,285 @@
-"""Brain extraction by a surface that is inflated until it meets the edge of the brain."""
+"""Brain extraction: a surface is blown up inside the head until it meets the edge of the brain.
+
+The forces are those of Smith's Brain Extraction Tool. Our own are the start (where the head is
+farthest from air, so that a neck or a cut field of view does not pull it away), the evolution from
+a coarse to a fine mesh that has all symmetries of the array, trilinear sampling in mm, and the
+correction of slow variations of intensity beforehand.
+
+References
+----------
+.. [1] Smith, Hum. Brain Mapp. 17:143 (2002), doi:10.1002/hbm.10062
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from skimage.filters import threshold_otsu
 
 from qsmprep.core.grid import Grid
-from qsmprep.core.masking.morphology import largest_component
-from qsmprep.core.masking.surface import Faces, Points, icosphere, normals, subdivide, voxels_inside
+from qsmprep.core.masking.evolve import evolve
+from qsmprep.core.masking.mesh import Mesh, fill, refine, sphere
+from qsmprep.core.masking.morphology import fill_holes, largest_component
+from qsmprep.core.masking.resample import average, centre_shift_mm, coarse_grid, interpolate
 from qsmprep.core.parameters import BetParams
+from qsmprep.core.results import FloatVolume, Mask
 from qsmprep.errors import DataError
 
-SEARCH_MM = (20.0, 10.0)
-"""How far inwards the lowest and the highest intensity are looked for."""
-
+WORK_MM = 1.0
+"""Finer voxels are averaged to this size before the surface moves; it is filled on the full grid."""
+COARSE_MM = 4.0
+"""Voxel size at which the head is found and slow variations are measured."""
+BIAS_MM = 25.0
+"""Standard deviation of the Gaussian that measures slow variations of intensity."""
+FAR = 0.02
+"""Weight of the typical intensity in the slow variations; far from the head nothing else is left."""
 CURVATURE_MM = (3.33, 10.0)
-"""Radii of curvature below which the surface is smoothed fully, and above which hardly."""
-
-ITERATIONS = (1000, 300)
-"""Steps of the coarse surface (1280 triangles) and of the fine one (5120)."""
-
-WORKING_MM = 2.0
-"""Voxels finer than this are averaged before extraction; the surface is laid over the full grid."""
-
-SMALLEST_MM3 = 1e4
-"""A brain is larger than this."""
-
-NO_BRAIN = "no brain was found in the magnitude image"
-A_BRAIN = "a bright brain inside a dark skull"
-REMEDY = "give a mask with --derivatives, or try --mask threshold"
+"""Radii of curvature that are smoothed fully and hardly at all."""
+SEARCH_MM = 20.0
+"""Depth below the surface searched for the darkest point; half of it for the brightest."""
+MARGIN_MM = 10.0
+"""How far the border of the volume is continued, so that a brain cut by the field of view stays whole."""
+STAGES = ((3, 150), (4, 100), (5, 150))
+"""Refinements of the octahedron, and the iterations with each."""
+ATTEMPTS = ((1.0, 1.0), (1.5, 1.0), (1.0, 0.85), (1.5, 0.85), (1.5, 0.7))
+"""Factors on the radii of curvature and on the threshold, tried in turn until the surface is sound."""
+MAX_FOLDED = 0.02
+"""Share of voxels within a surface that crosses itself that is still accepted."""
+MIN_CORE = 0.6
+"""Share of the core of the head (a ball of CORE times its depth) that a brain must hold."""
+CORE = 0.8
+"""Radius of the ball whose intensities are taken for those of the brain, relative to the depth of the head."""
+SPREAD = 2.5
+"""The edge is put this many lower half-widths of the brain's intensities below their median ..."""
+EDGE = (0.35, 0.71)
+"""... but within these fractions of it."""
+NOISE = (0.05, 0.15)
+"""Noise relative to the brain from which on the image is smoothed, and with which it is fully."""
+SMOOTH_MM = 1.5
+"""Standard deviation of the Gaussian that smooths a very noisy image."""
+MIN_BRAIN_ML = 50.0
+"""Less is no brain."""
 
 
 @dataclass(frozen=True)
-class _Levels:
-    """Robust intensity levels of the head, as the paper names them."""
+class Levels:
+    """Intensities that steer the surface.
 
-    t2: float
-    t: float
-    tm: float
+    Parameters
+    ----------
+    low, high : float
+        Robust minimum and maximum (2 % and 98 %).
+    air : float
+        What is darker is air.
+    tissue : float
+        Median of the brain.
+    dark : float
+        First quartile of the brain.
+    """
+
+    low: float
+    high: float
+    air: float
+    tissue: float
+    dark: float
+
+    @classmethod
+    def of(cls, volume: FloatVolume) -> Levels:
+        """Levels of a whole volume; ``tissue`` is its robust maximum as long as no brain is known."""
+        low, high = (float(q) for q in np.percentile(volume, (2, 98)))
+        air = low + max(0.1 * (high - low), 0.5 * (float(threshold_otsu(np.minimum(volume, high))) - low))
+        return cls(low, high, air, high, high)
+
+    def within(self, values: FloatVolume) -> Levels:
+        """The same with ``tissue`` and ``dark`` from the values of the brain."""
+        brain = values[(values > self.air) & (values < self.high)]
+        if brain.size == 0:
+            return self
+        dark, tissue = (float(q) for q in np.percentile(brain, (25, 50)))
+        return Levels(self.low, self.high, self.air, tissue, dark)
+
+    def edge(self, fraction: float) -> float:
+        """Threshold between brain and skull, from 0 (``low``) to 1 (``tissue``).
+
+        A single fraction does not fit both even (gradient-echo) and strong (T1w) contrast between
+        grey and white matter, so the width of the brain's own intensities sets it; ``fraction``
+        of 0.5 is neutral.
+        """
+        width = (self.tissue - self.dark) / max(self.tissue - self.low, 1e-12)
+        return fraction / 0.5 * min(max(1.0 - SPREAD * width, EDGE[0]), EDGE[1])
 
 
-def bet(magnitude: NDArray[np.floating], grid: Grid, params: BetParams | None = None) -> NDArray[np.bool_]:
-    """Brain mask from an image of the head in which the brain is bright and the skull dark.
+def bet(magnitude: NDArray[np.floating], grid: Grid, params: BetParams | None = None) -> Mask:
+    """Extract the brain from an image in which it is bright and the skull dark.
 
     Parameters
     ----------
     magnitude : (nx, ny, nz) array
-        Magnitude, arbitrary unit, any order and direction of the axes.
+        Gradient-echo magnitude or T1w, arbitrary unit; voxels that are not finite count as air.
     grid : Grid
-        Gives the voxel size.
-    params : BetParams
-        Fractional threshold: smaller gives a larger brain.
+        Its voxel size; the order and the directions of the axes do not matter.
+    params : BetParams, optional
+        Fractional intensity threshold; smaller gives a larger brain.
 
     Returns
     -------
     (nx, ny, nz) bool array
+        One component without holes.
 
     Raises
     ------
     DataError
-        When the image holds no head, or no brain was found in it.
+        When the shape does not fit, the image is empty or constant, or no brain is found.
 
     References
     ----------
     .. [1] Smith, Hum. Brain Mapp. 17:143 (2002), doi:10.1002/hbm.10062
     """
-    params = params or BetParams()
+    image = _checked(magnitude, grid)
+    work = coarse_grid(grid, WORK_MM)
+    volume = homogenise(average(image, grid, work), work)
+    start = _start(volume, work)
+    volume = _quieten(volume, work, start.levels)
+    fraction = (params or BetParams()).fraction
+    for smoother, lower in ATTEMPTS:
+        vertices, mesh = _surface(volume, work, start, lower * fraction, smoother)
+        mask, folded = fill(vertices + centre_shift_mm(work, grid), mesh, grid)
+        mask = largest_component(fill_holes(mask))
+        brain_ml = 1e-3 * int(mask.sum()) * grid.voxel_volume_mm3
+        if folded < MAX_FOLDED and brain_ml > max(MIN_BRAIN_ML, MIN_CORE * start.core_ml):
+            return mask
+    raise DataError(
+        "no brain was found in the magnitude image",
+        expected="a bright brain in a dark skull",
+        remedy="give a mask, or use `--mask threshold` for anything but a head",
+    )
+
+
+def _checked(magnitude: NDArray[np.floating], grid: Grid) -> FloatVolume:
+    """The image as float32 with nothing but finite values from zero on."""
     image = np.asarray(magnitude, dtype=np.float32)
     if image.shape != grid.shape:
         raise DataError(f"the magnitude has shape {image.shape}", expected=f"{grid.shape}, that of the grid")
-    image = np.where(np.isfinite(image), np.maximum(image, 0), 0).astype(np.float32)
-    coarse, voxel_mm = _averaged(image, np.array(grid.voxel_mm))
-    even = homogeneous(coarse, voxel_mm)
-    surface, faces = _extract(even, voxel_mm, params.fraction)
-    factor = np.round(voxel_mm / np.array(grid.voxel_mm))
-    offset_mm = (factor - 1) / 2 * np.array(grid.voxel_mm)
-    mask = voxels_inside(surface + offset_mm, faces, image.shape, np.array(grid.voxel_mm))
-    mask = largest_component(mask)
-    if mask.sum() * grid.voxel_volume_mm3 < SMALLEST_MM3:
-        raise DataError(NO_BRAIN, expected=A_BRAIN, remedy=REMEDY)
-    return mask
+    image = np.where(np.isfinite(image) & (image > 0), image, np.float32(0))
+    if float(image.max()) == float(image.min()):
+        raise DataError(
+            "the magnitude image is constant",
+            expected="an image of a head",
+            remedy="look at the magnitude files; were they converted whole?",
+        )
+    return image
 
 
-def _extract(image: NDArray[np.float32], voxel_mm: Points, fraction: float) -> tuple[Points, Faces]:
-    """Inflate a coarse surface to the brain, then refine it."""
-    levels, centre, radius = _head(image, voxel_mm)
-    points, faces = icosphere(3)
-    surface = _inflate(image, voxel_mm, levels, centre + 0.5 * radius * points, faces, fraction, ITERATIONS[0])
-    surface, faces = subdivide(surface, faces)
-    surface = _inflate(image, voxel_mm, levels, surface, faces, fraction, ITERATIONS[1])
-    if not np.isfinite(surface).all() or np.ptp(surface, axis=0).max() > 2 * np.max(image.shape * voxel_mm):
-        raise DataError(NO_BRAIN, expected=A_BRAIN, remedy=REMEDY)
-    return surface, faces
+def homogenise(magnitude: FloatVolume, grid: Grid, sigma_mm: float = BIAS_MM) -> FloatVolume:
+    """Divide an image by its slow variations within the head, as surface coils make them.
+
+    Parameters
+    ----------
+    magnitude : (nx, ny, nz) float32 array
+        Not negative, finite.
+    grid : Grid
+    sigma_mm : float
+        Standard deviation of the Gaussian in mm.
+
+    Returns
+    -------
+    (nx, ny, nz) float32 array
+        In the unit of the input: the median of the divisor over the head is 1.
+    """
+    small = coarse_grid(grid, COARSE_MM)
+    coarse = average(magnitude, grid, small)
+    levels = Levels.of(coarse)
+    head = coarse > levels.air
+    if not head.any():
+        return magnitude
+    sigma = [sigma_mm / mm for mm in small.voxel_mm]
+    clipped = np.where(head, np.minimum(coarse, levels.high), 0).astype(np.float32)
+    total = ndimage.gaussian_filter(clipped, sigma, mode="constant", truncate=3.0)
+    weight = ndimage.gaussian_filter(head.astype(np.float32), sigma, mode="constant", truncate=3.0)
+    typical = float(np.median(coarse[head]))
+    slow = (total + FAR * typical) / (weight + FAR)
+    slow = np.clip(slow / float(np.median(slow[head])), 0.2, 5.0).astype(np.float32)
+    return magnitude / interpolate(slow, small, grid)
 
 
-def _averaged(image: NDArray[np.float32], voxel_mm: Points) -> tuple[NDArray[np.float32], Points]:
-    """Block means over whole voxels, to about WORKING_MM."""
-    factors = [max(1, int(WORKING_MM / mm + 1e-6)) for mm in voxel_mm]
-    if max(factors) == 1:
-        return image, voxel_mm
-    padding = [(0, -n % f) for n, f in zip(image.shape, factors, strict=True)]
-    padded = np.pad(image, padding, mode="edge")
-    nx, ny, nz = (n // f for n, f in zip(padded.shape, factors, strict=True))
-    blocks = padded.reshape(nx, factors[0], ny, factors[1], nz, factors[2])
-    return blocks.mean(axis=(1, 3, 5)), voxel_mm * factors
+def _depth_mm(head: Mask, grid: Grid) -> NDArray[np.float64]:
+    """Distance in mm from air within the head; the edge of the volume is not air."""
+    radius = int(np.ceil(2 * COARSE_MM / min(grid.voxel_mm)))
+    padded = np.pad(head, radius, mode="edge")
+    closed = ndimage.distance_transform_edt(~padded, sampling=grid.voxel_mm) <= 2 * COARSE_MM
+    closed = ndimage.distance_transform_edt(closed, sampling=grid.voxel_mm) > 2 * COARSE_MM
+    inner = tuple(slice(radius, -radius) for _ in range(3))
+    whole = largest_component(fill_holes(closed[inner] | head))
+    if whole.all():
+        return np.full(grid.shape, min(n * mm for n, mm in zip(grid.shape, grid.voxel_mm, strict=True)) / 2)
+    return np.asarray(ndimage.distance_transform_edt(whole, sampling=grid.voxel_mm))
 
 
-def homogeneous(image: NDArray[np.float32], voxel_mm: Points, sigma_mm: float = 25.0) -> NDArray[np.float32]:
-    """Divide a magnitude by its own smoothed version, taken over the head only, against coil shading."""
-    from skimage.filters import threshold_otsu
-
-    if not np.any(image > 0) or image.min() == image.max():
-        raise DataError("the magnitude is constant", expected="an image of a head")
-    ceiling = np.percentile(image[image > 0], 99)
-    head = image > 0.5 * threshold_otsu(np.minimum(image, ceiling))
-    sigma = sigma_mm / voxel_mm
-    weight = ndimage.gaussian_filter(head.astype(np.float32), sigma, mode="constant")
-    smooth = ndimage.gaussian_filter(np.where(head, np.minimum(image, ceiling), 0), sigma, mode="constant")
-    bias = smooth / np.maximum(weight, 1e-3)
-    floor = 0.1 * float(np.median(bias[head]))
-    return (image / np.maximum(bias, floor)).astype(np.float32)
+def _quieten(volume: FloatVolume, grid: Grid, levels: Levels) -> FloatVolume:
+    """Smooth a noisy image, by so much as its air is bright: the darkest of many noisy voxels is too dark."""
+    air = volume[(volume > 0) & (volume < levels.air)]
+    if air.size == 0:
+        return volume
+    noise = float(np.median(air)) / math.sqrt(2 * math.log(2)) / levels.tissue
+    sigma_mm = SMOOTH_MM * float(np.clip((noise - NOISE[0]) / (NOISE[1] - NOISE[0]), 0, 1))
+    if sigma_mm == 0:
+        return volume
+    return np.asarray(ndimage.gaussian_filter(volume, [sigma_mm / mm for mm in grid.voxel_mm], truncate=3.0))
 
 
-def _head(image: NDArray[np.float32], voxel_mm: Points) -> tuple[_Levels, Points, float]:
-    """Intensity levels, centre of gravity (mm) and radius (mm) of the head."""
-    t2, t98 = (float(v) for v in np.percentile(image, [2, 98]))
-    t = t2 + 0.1 * (t98 - t2)
-    clipped = np.where(image > t, np.minimum(image, t98) - t2, 0)
-    total = float(clipped.sum())
-    if not total > 0:
-        raise DataError("the magnitude holds no head", expected="an image of a head")
-    index = np.indices(image.shape, sparse=True)
-    centre = np.array([float((clipped * axis).sum()) / total for axis in index]) * voxel_mm
-    volume = float((image > t).sum()) * float(np.prod(voxel_mm))
-    radius = (3 * volume / (4 * np.pi)) ** (1 / 3)
-    distance2 = sum((axis * mm - c) ** 2 for axis, mm, c in zip(index, voxel_mm, centre, strict=True))
-    inner = (distance2 < radius**2) & (image > t) & (image < t98)
-    tm = float(np.median(image[inner])) if inner.any() else t98
-    return _Levels(t2, t, tm), centre, radius
+@dataclass(frozen=True)
+class _Start:
+    """Where the surface begins: the ball deep in the head, in mm from the first voxel, and its levels."""
+
+    centre_mm: NDArray[np.float64]
+    depth_mm: float
+    core_ml: float
+    levels: Levels
 
 
-def _inflate(
-    image: NDArray[np.float32], voxel_mm: Points, levels: _Levels, points: Points, faces: Faces, fraction: float, n: int
-) -> Points:
-    """Move the surface until it rests between smoothness and the edge of the brain."""
-    vertices = len(points)
-    pairs = np.unique(np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1), axis=0)
-    start, end = np.concatenate([pairs, pairs[:, ::-1]]).T
-    degree = np.bincount(start, minlength=vertices)[:, None]
-    threshold = fraction**0.275
-    low, high = CURVATURE_MM
-    middle, steepness = (1 / low + 1 / high) / 2, 6 / (1 / low - 1 / high)
-    for _ in range(n):
-        edge = float(np.linalg.norm(points[pairs[:, 0]] - points[pairs[:, 1]], axis=1).mean())
-        normal = _vertex_normals(points, faces)
-        mean = np.stack([np.bincount(start, points[end, axis], minlength=vertices) for axis in range(3)], axis=1)
-        to_mean = mean / degree - points
-        along = np.einsum("ij,ij->i", to_mean, normal)
-        tangential = to_mean - along[:, None] * normal
-        curvature = 2 * np.abs(along) / edge**2
-        smooth = 0.5 * (1 + np.tanh(steepness * (curvature - middle)))
-        push = _push(image, voxel_mm, levels, points, normal, threshold)
-        step = 0.5 * tangential + (smooth * along + 0.05 * push * edge)[:, None] * normal
-        points = points + step
-    return points
+def _start(volume: FloatVolume, grid: Grid) -> _Start:
+    """Centre the ball on the head, weighted by the squared distance from air."""
+    small = coarse_grid(grid, COARSE_MM)
+    coarse = average(volume, grid, small)
+    levels = Levels.of(coarse)
+    depth = _depth_mm(coarse > levels.air, small)
+    weight = depth**2
+    index = np.indices(small.shape, sparse=True)
+    centre = np.array([float((weight * i).sum()) / float(weight.sum()) for i in index]) * np.array(small.voxel_mm)
+    away2 = sum((i * mm - c) ** 2 for i, mm, c in zip(index, small.voxel_mm, centre, strict=True))
+    core = np.asarray(away2) < (CORE * depth.max()) ** 2
+    core_ml = 1e-3 * float((core & (depth > 0)).sum()) * small.voxel_volume_mm3
+    return _Start(centre + centre_shift_mm(small, grid), float(depth.max()), core_ml, levels.within(coarse[core]))
 
 
-def _vertex_normals(points: Points, faces: Faces) -> Points:
-    """Unit outward normal of each vertex, the mean of its triangles weighted by area."""
-    of_face = normals(points, faces)
-    result = np.empty_like(points)
-    for axis in range(3):
-        result[:, axis] = np.bincount(faces.ravel(), np.repeat(of_face[:, axis], 3), minlength=len(points))
-    return result / np.maximum(np.linalg.norm(result, axis=1, keepdims=True), 1e-12)
-
-
-def _push(
-    image: NDArray[np.float32], voxel_mm: Points, levels: _Levels, points: Points, normal: Points, threshold: float
-) -> NDArray[np.float64]:
-    """Outward (positive) or inward force from the lowest and highest intensity below each vertex."""
-    far, near = SEARCH_MM
-    step = max(1.0, float(voxel_mm.min()))
-    depths = np.arange(0.5 * step, far + 1e-6, step)
-    index = np.rint((points[None] - depths[:, None, None] * normal[None]) / voxel_mm).astype(int)
-    within = np.all((index >= 0) & (index < np.array(image.shape)), axis=2)
-    index = np.clip(index, 0, np.array(image.shape) - 1)
-    values = np.where(within, image[index[..., 0], index[..., 1], index[..., 2]], levels.t2)
-    lowest = np.maximum(levels.t2, np.minimum(levels.tm, values.min(axis=0)))
-    highest = np.minimum(levels.tm, np.maximum(levels.t, values[depths <= near].max(axis=0)))
-    local = (highest - levels.t2) * threshold + levels.t2
-    return 2 * (lowest - local) / np.maximum(highest - levels.t2, 1e-12)
+def _surface(
+    volume: FloatVolume, grid: Grid, start: _Start, fraction: float, smoother: float
+) -> tuple[NDArray[np.float64], Mesh]:
+    """Vertices (mm from the first voxel) and mesh of the surface at rest."""
+    small = coarse_grid(grid, COARSE_MM)
+    levels, edge = start.levels, start.levels.edge(fraction)
+    vertices, mesh = sphere(STAGES[0][0])
+    vertices = start.centre_mm + 0.5 * start.depth_mm * vertices
+    for stage, (_, iterations) in enumerate(STAGES):
+        if stage == 1:
+            inside, _ = fill(vertices + centre_shift_mm(grid, small), mesh, small)
+            levels = levels.within(average(volume, grid, small)[inside])
+        if stage:
+            vertices, faces = refine(vertices, mesh.faces)
+            mesh = Mesh.from_faces(faces)
+        evolve(
+            vertices,
+            mesh.rings,
+            volume,
+            np.array(grid.voxel_mm),
+            np.array([levels.low, levels.air, levels.tissue]),
+            edge,
+            smoother * np.array(CURVATURE_MM),
+            np.array([SEARCH_MM, MARGIN_MM]),
+            iterations,
+        )
+    return vertices, mesh
