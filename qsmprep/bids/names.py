@@ -58,6 +58,7 @@ OUTPUTS: dict[str, Output] = {
         Output("S0map", "anat", _ANAT | _VARIANT, units="arbitrary"),
         Output("MEGRE", "anat", _ANAT | _VARIANT | {"echo", "part"}, units="arbitrary"),
         Output("T2starw", "anat", _ANAT | _VARIANT | {"echo", "part"}, units="arbitrary"),
+        Output("PDw", "anat", _ANAT | _VARIANT | {"echo", "part"}, units="arbitrary"),
         Output("T1w", "anat", _ANAT | _VARIANT | {"echo", "part"}, units="arbitrary"),
         Output("mask", "anat", _ANAT | _VARIANT | {"label"}),
         Output("dseg", "anat", _ANAT | _VARIANT | {"atlas", "seg", "scale"}, (".nii.gz", ".tsv", ".json")),

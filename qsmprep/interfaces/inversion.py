@@ -11,6 +11,7 @@ from nipype.interfaces.base import File, TraitedSpec, traits
 from qsmprep.core.device import resolve_device
 from qsmprep.core.units import hz_per_ppm, rad_per_ppm
 from qsmprep.interfaces import base
+from qsmprep.interfaces.masks import combined
 
 
 class RemoveBackgroundInputSpec(base.MethodInputSpec):
@@ -66,7 +67,7 @@ class InvertInputSpec(base.MethodInputSpec):
     weights = File(exists=True, mandatory=True)
     magnitude = File(exists=True, mandatory=True)
     b0_t = traits.Float(mandatory=True)
-    te_s = traits.Float(mandatory=True, desc="echo time that scales the phase of nonlinear data terms")
+    te_s = traits.Float(mandatory=True, desc="time whose phase nonlinear data terms work with")
 
 
 class InvertOutputSpec(TraitedSpec):
@@ -96,7 +97,7 @@ class Invert(base.Step):
             base.grid_of(image),
             params,
             weights=weights,
-            magnitude=np.sqrt(np.mean(np.square(magnitude), axis=0, dtype=np.float32)),
+            magnitude=combined(magnitude),
             rad_per_ppm=rad_per_ppm(self.inputs.b0_t, self.inputs.te_s),
             device=device,
         )

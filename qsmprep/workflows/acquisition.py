@@ -160,8 +160,8 @@ def turn_time_s(te_s: tuple[float, ...]) -> float:
     """Time in s in which the fields that echoes cannot tell apart differ by a whole turn of phase.
 
     It is the shortest echo spacing, or the time of a single echo. Nonlinear data terms work with the
-    phase of this time: it forgives wraps that were missed, and is short enough that a strong local
-    field does not turn by more than half.
+    phase of this time: it forgives wraps that were missed. A longer time would also turn strong local
+    fields by more than half, from where such a term does not find its minimum.
     """
     return min((late - early for early, late in pairwise(te_s)), default=te_s[0])
 

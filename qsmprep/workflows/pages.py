@@ -167,11 +167,17 @@ def _note_failure(result: Gathered, name: str, step: StepState, out_dir: Path, l
     if reason.get("expected"):
         parts.append(f"Expected: {reason['expected']}")
     cause, remedy = ". ".join(parts), str(reason.get("remedy") or "")
-    crash = sorted(log_dir.glob(f"crash-*{name}*.txt"))
+    crash = crash_files(step.name, log_dir)
     crash_file = crash[-1].relative_to(out_dir).as_posix() if crash else ""
     result.entries.append(rec.ErrorEntry(name, cause, remedy, crash_file))
     message = f"{cause}." + (f" Do: {remedy}." if remedy else "")
     result.failures.append(Failure(name, message, int(reason["exit_code"])))
+
+
+def crash_files(node: str, log_dir: Path) -> list[Path]:
+    """Crash files of a node, by its full name in their first line: their names say only its last part."""
+    first = f"Node: {node}\n"
+    return [f for f in sorted(log_dir.glob("crash-*.txt")) if f.read_text(errors="replace").startswith(first)]
 
 
 def make_record(
@@ -191,7 +197,7 @@ def make_record(
         bibliography=tuple(references),
         settings=settings.to_dict(),
         versions=versions(),
-        metadata=derived(grid) | dict(acquisition.metadata),
+        metadata=derived(grid) | dict(acquisition.metadata) | used(acquisition),
         processing=tuple(processing(acquisition, settings)),
         resources=tuple(gathered.uses),
         errors=tuple(gathered.entries),
@@ -242,6 +248,11 @@ def derived(grid: Grid) -> dict[str, Any]:
         "AcquisitionVoxelSize": [round(mm, 4) for mm in grid.voxel_mm],
         "SliceOrientation": orientation,
     }
+
+
+def used(acquisition: Acquisition) -> dict[str, Any]:
+    """What was computed with, where the sidecar of the first echo says less, or something else."""
+    return {"EchoTime": list(acquisition.te_s), "MagneticFieldStrength": acquisition.b0_t}
 
 
 def processing(acquisition: Acquisition, settings: Settings) -> list[rec.ProcessingStep]:

@@ -12,12 +12,18 @@ import numpy as np
 import pytest
 from nipype.pipeline import engine as pe
 
+from qsmprep.bids.acquisition import Acquisition, Echo
+from qsmprep.bids.collect import SUFFIXES
 from qsmprep.core.grid import Grid
 from qsmprep.core.methods import METHODS
 from qsmprep.errors import DataError, MissingFileError
 from qsmprep.interfaces import base
 from qsmprep.interfaces.masks import fsl_bet
 from qsmprep.interfaces.phase import Conform
+from qsmprep.settings import Settings
+from qsmprep.workflows.acquisition import init_acquisition_wf
+from qsmprep.workflows.outputs import add_outputs
+from qsmprep.workflows.pages import crash_files, used
 
 STAND_IN = f"""#!{sys.executable}
 # Stands in for FSL's bet in the tests only: masks what is brighter than half of the maximum.
@@ -91,3 +97,33 @@ def test_a_missing_magnitude_is_uniform(tmp_path):
     magnitude, _ = base.load_echoes(result.magnitude)
     assert (magnitude == 1).all()
     assert json.loads(Path(result.info).read_text())["has_magnitude"] is False
+
+
+def _acquisition(folder: Path, suffix: str, te_s: tuple[float, ...]) -> Acquisition:
+    echoes = tuple(Echo(te, folder / f"{te}_mag.nii", folder / f"{te}_phase.nii") for te in te_s)
+    for path in (file for echo in echoes for file in echo.files):
+        path.touch()
+    return Acquisition("01", None, (), suffix, echoes, 7.0, "override", {"EchoTime": te_s[0]})
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(("te_s", "turn_s"), [((0.025,), 0.025), ((0.004, 0.0095, 0.015, 0.03), 0.0055)])
+def test_graph_of_every_suffix(tmp_path, suffix, te_s, turn_s):
+    """Every input that is taken has names for its outputs; phase terms work over the shortest spacing."""
+    acquisition = _acquisition(tmp_path, suffix, te_s)
+    settings = Settings(tmp_path, tmp_path / "out", "participant", tmp_path / "work", inversions=("medi",))
+    graph = init_acquisition_wf(acquisition, settings, 1000)
+    add_outputs(graph, acquisition, Grid((10, 10, 10), (1, 1, 1)), settings)
+    assert graph.get_node("invert_medi").inputs.te_s == pytest.approx(turn_s)
+
+
+def test_report_says_the_echo_times_and_the_field_that_were_used(tmp_path):
+    acquisition = _acquisition(tmp_path, "MEGRE", (0.004, 0.01))
+    assert used(acquisition) == {"EchoTime": [0.004, 0.01], "MagneticFieldStrength": 7.0}
+
+
+def test_crash_file_is_that_of_the_same_branch(tmp_path):
+    for number, branch in enumerate(("sub_01_wf", "sub_02_wf")):
+        (tmp_path / f"crash-{number}-conform.txt").write_text(f"Node: qsmprep_wf.{branch}.conform\nWorking directory\n")
+    assert [f.name for f in crash_files("qsmprep_wf.sub_01_wf.conform", tmp_path)] == ["crash-0-conform.txt"]
+    assert crash_files("qsmprep_wf.sub_01_wf.brain", tmp_path) == []
