@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TypeVar
 
 GAMMA_HZ_PER_T = 42.577478461e6
 """Proton gyromagnetic ratio over 2 pi in Hz/T (CODATA 2022)."""
-
-Number = TypeVar("Number")
 
 
 def hz_per_ppm(b0_t: float) -> float:

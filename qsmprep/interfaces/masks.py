@@ -34,7 +34,7 @@ class BrainMaskOutputSpec(TraitedSpec):
 
 
 class BrainMask(base.Step):
-    """Extract the brain from the root-sum-of-squares magnitude."""
+    """Extract the brain from the root mean square of the echoes, or take the mask that is given."""
 
     input_spec = BrainMaskInputSpec
     output_spec = BrainMaskOutputSpec
