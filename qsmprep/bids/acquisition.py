@@ -116,6 +116,11 @@ class Acquisition:
         return all(e.magnitude is not None or e.real is not None for e in self.echoes)
 
     @property
+    def has_decay(self) -> bool:
+        """Whether R2* can be fitted: to the measured magnitude of two echoes or more."""
+        return len(self.echoes) > 1 and self.has_magnitude
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """All images of all echoes."""
         return tuple(f for echo in self.echoes for f in echo.files)

@@ -82,7 +82,7 @@ def check_parts(candidate: Candidate, echoes: EchoImages) -> tuple[list[QSMPrepE
         problems.append(DataError("some echoes come as phase, others as real and imaginary parts", file=first.path))
     with_magnitude = [p for p in whole if "mag" in p or "phase" not in p]
     if not with_magnitude:
-        warnings.append("no magnitude: every voxel and echo is weighted alike, and the mask rests on the phase")
+        warnings.append("no magnitude: all voxels and echoes weigh alike, there is no R2*, a brain mask must be given")
     elif len(with_magnitude) < len(whole):
         alone = next(p["phase"] for p in whole if p not in with_magnitude)
         problems.append(

@@ -40,7 +40,7 @@ def init_acquisition_wf(acquisition: Acquisition, settings: Settings, n_voxels: 
     -------
     LiterateWorkflow
         Its nodes are ``conform``, ``brain``, ``unwrap``, ``fieldmap``, ``qsmmask``, ``background``,
-        ``r2star`` (for two or more echoes), and for every inversion ``invert_<name>`` and
+        ``r2star`` (for two or more echoes with a magnitude), and for every inversion ``invert_<name>`` and
         ``reference_<name>``. ``__desc__`` holds the methods text.
     """
     workflow = LiterateWorkflow(name=workflow_name(acquisition))
@@ -104,7 +104,7 @@ def _field_part(
             (fieldmap, qsmmask, [("noise_hz", "noise_hz"), ("residual", "residual")]),
         ]
     )
-    if len(te_s) > 1:
+    if acquisition.has_decay:
         r2star = _node(
             FitR2Star(te_s=te_s, **_chosen(settings, "relaxometry", settings.relaxometry)),
             "r2star",
@@ -206,6 +206,7 @@ def methods_text(acquisition: Acquisition, settings: Settings) -> str:
     text.append(_sentence(settings, "unwrap", settings.unwrap))
     if len(acquisition.echoes) > 1:
         text.append(_sentence(settings, "combine", settings.combine))
+    if acquisition.has_decay:
         text.append(_sentence(settings, "relaxometry", settings.relaxometry))
     if acquisition.given_mask is None:
         text.append(_sentence(settings, "quality", settings.quality))

@@ -12,7 +12,7 @@ from niworkflows.engine.workflows import LiterateWorkflow
 
 from qsmprep.bids.acquisition import Acquisition
 from qsmprep.bids.names import derivative_path
-from qsmprep.bids.sidecars import Sidecar, bids_uri, sidecar_json
+from qsmprep.bids.sidecars import Sidecar, bids_uris, sidecar_json
 from qsmprep.core.bibliography import load
 from qsmprep.core.grid import Grid
 from qsmprep.core.methods import METHODS
@@ -64,13 +64,15 @@ def products(acquisition: Acquisition, settings: Settings) -> Iterator[Product]:
         says={**stripped, **combine}, minimal=False,
     )  # fmt: skip
     yield Product(
-        "background", "local_hz", "fieldmap", "Local (tissue) field offset", {"desc": "local"}, ("conform",),
+        "background", "local_hz", "fieldmap", "Local (tissue) field offset", {"desc": "local"},
+        ("conform", "background"),
         says={**stripped, **_method("background", settings.background, settings)}, minimal=False,
     )  # fmt: skip
     for desc in ("total", "local"):
         text = "Root mean square of the magnitude over the echoes"
+        text = text if acquisition.has_magnitude else "Uniform: no magnitude was measured"
         yield Product("conform", "magnitude", "magnitude", text, {"desc": desc}, says=whole, minimal=False)
-    if several:
+    if acquisition.has_decay:
         for output, suffix, text in (
             ("r2star_hz", "R2starmap", "Effective transverse relaxation rate"),
             ("t2star_s", "T2starmap", "Effective transverse relaxation time"),
@@ -121,7 +123,8 @@ def add_outputs(workflow: LiterateWorkflow, acquisition: Acquisition, grid: Grid
         What is wanted.
     """
     links = {"raw": settings.bids_dir, **{f"deriv{n}": path for n, path in enumerate(settings.derivatives)}}
-    sources = tuple(bids_uri(path, settings.out_dir, links) for path in acquisition.files)
+    images = bids_uris(acquisition.files, settings.out_dir, links)
+    mask = bids_uris(filter(None, (acquisition.given_mask,)), settings.out_dir, links)
     execution = {"RandomSeed": settings.random_seed, "Threads": settings.omp_nthreads, "Dtype": "float32"}
     for number, product in enumerate(products(acquisition, settings)):
         if settings.level == "minimal" and not product.minimal:
@@ -131,6 +134,7 @@ def add_outputs(workflow: LiterateWorkflow, acquisition: Acquisition, grid: Grid
             "SoftwareVersion": f"qsmprep {qsmprep_version()}",
             "MagneticFieldStrengthSource": acquisition.b0_source,
         }
+        sources = images if product.output == "magnitude" else images + mask
         sidecar = Sidecar(product.description, sources, b0_dir=b0_dir, execution=execution, extra=extra, **product.says)
         node = pe.Node(
             Publish(

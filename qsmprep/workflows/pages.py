@@ -126,9 +126,12 @@ def rewrite_pages(settings: Settings) -> int:
 
 def gather(branch: str, outcome: Outcome, out_dir: Path, log_dir: Path) -> Gathered:
     """Collect fragments, times and failures of the nodes of one branch of the graph."""
-    result = Gathered()
+    result, waiting = Gathered(), 0
     for step in outcome.steps.values():
         if not step.name.startswith(f"{WORKFLOW_NAME}.{branch}."):
+            continue
+        waiting += step.status == "waiting"
+        if step.status == "waiting":
             continue
         name = step.name.rsplit(".", 1)[1]
         if step.status != "end":
@@ -143,6 +146,11 @@ def gather(branch: str, outcome: Outcome, out_dir: Path, log_dir: Path) -> Gathe
         if step.folder is not None and (step.folder / "info.json").exists():
             info = json.loads((step.folder / "info.json").read_text())
             result.notes += [rec.WarningEntry(text) for text in info.get("warnings", ())]
+    if waiting and not result.failures:
+        cause = f"the run stopped before {waiting} steps of this acquisition"
+        remedy = "run the same command again with the same work folder"
+        result.entries.append(rec.ErrorEntry("run", cause, remedy, ""))
+        result.failures.append(Failure("run", f"{cause}. Do: {remedy}.", 1))
     order = (
         "magnitude",
         "phase",
@@ -160,14 +168,14 @@ def gather(branch: str, outcome: Outcome, out_dir: Path, log_dir: Path) -> Gathe
 
 
 def _note_failure(result: Gathered, name: str, step: StepState, out_dir: Path, log_dir: Path) -> None:
-    reason = why(step)
+    crash = crash_files(step.name, log_dir)
+    reason = why(step, crash[-1] if crash else None)
     parts = [str(reason["what"])]
     if reason.get("file"):
         parts.append(f"File: {reason['file']}")
     if reason.get("expected"):
         parts.append(f"Expected: {reason['expected']}")
     cause, remedy = ". ".join(parts), str(reason.get("remedy") or "")
-    crash = crash_files(step.name, log_dir)
     crash_file = crash[-1].relative_to(out_dir).as_posix() if crash else ""
     result.entries.append(rec.ErrorEntry(name, cause, remedy, crash_file))
     message = f"{cause}." + (f" Do: {remedy}." if remedy else "")
@@ -259,7 +267,9 @@ def processing(acquisition: Acquisition, settings: Settings) -> list[rec.Process
     """Every method with its resolved parameters."""
     skipped = {"mask", "quality"} if acquisition.given_mask is not None else set()
     if len(acquisition.echoes) < 2:
-        skipped |= {"offset", "combine", "relaxometry"}
+        skipped |= {"offset", "combine"}
+    if not acquisition.has_decay:
+        skipped.add("relaxometry")
     return [
         rec.ProcessingStep(step, METHODS.get(step, name).title, dataclasses.asdict(settings.params(step, name)))
         for step, name in settings.chosen()

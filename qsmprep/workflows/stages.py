@@ -228,7 +228,7 @@ WIRES: dict[str, tuple[tuple[str, str, str], ...]] = {
 def add_stage_reports(workflow: LiterateWorkflow, acquisition: Acquisition, settings: Settings) -> None:
     """Connect one report node per stage to the graph of an acquisition."""
     for stage, wires in WIRES.items():
-        if stage == "r2star" and len(acquisition.echoes) < 2:
+        if stage == "r2star" and not acquisition.has_decay:
             continue
         node = _stage_node(stage, stage, acquisition, settings)
         for source, output, target in wires:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import stat
 import sys
@@ -22,7 +23,7 @@ from qsmprep.interfaces.masks import fsl_bet
 from qsmprep.interfaces.phase import Conform
 from qsmprep.settings import Settings
 from qsmprep.workflows.acquisition import init_acquisition_wf
-from qsmprep.workflows.outputs import add_outputs
+from qsmprep.workflows.outputs import add_outputs, products
 from qsmprep.workflows.pages import crash_files, used
 
 STAND_IN = f"""#!{sys.executable}
@@ -115,6 +116,17 @@ def test_graph_of_every_suffix(tmp_path, suffix, te_s, turn_s):
     graph = init_acquisition_wf(acquisition, settings, 1000)
     add_outputs(graph, acquisition, Grid((10, 10, 10), (1, 1, 1)), settings)
     assert graph.get_node("invert_medi").inputs.te_s == pytest.approx(turn_s)
+
+
+def test_no_relaxation_without_a_magnitude(tmp_path):
+    measured = _acquisition(tmp_path, "MEGRE", (0.004, 0.01))
+    echoes = tuple(dataclasses.replace(echo, magnitude=None) for echo in measured.echoes)
+    settings = Settings(tmp_path, tmp_path / "out", "participant", tmp_path / "work")
+    for acquisition, expected in ((measured, True), (dataclasses.replace(measured, echoes=echoes), False)):
+        graph = init_acquisition_wf(acquisition, settings, 1000)
+        assert (graph.get_node("r2star") is not None) == expected
+        assert ("R2*" in graph.__desc__) == expected
+        assert any(product.suffix == "R2starmap" for product in products(acquisition, settings)) == expected
 
 
 def test_report_says_the_echo_times_and_the_field_that_were_used(tmp_path):
