@@ -74,6 +74,7 @@ def _field_part(
     unwrap = _node(
         Unwrap(
             te_s=te_s,
+            offset_method=settings.offset,
             offset_parameters=_chosen(settings, "offset", settings.offset)["parameters"],
             **_chosen(settings, "unwrap", settings.unwrap),
         ),

@@ -253,7 +253,7 @@ def derived(grid: Grid) -> dict[str, Any]:
     return {
         "Matrix": list(grid.shape),
         "FieldOfView": extent_mm,
-        "AcquisitionVoxelSize": [round(mm, 4) for mm in grid.voxel_mm],
+        "VoxelSize": [round(mm, 4) for mm in grid.voxel_mm],
         "SliceOrientation": orientation,
     }
 
