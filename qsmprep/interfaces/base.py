@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, traits
 from numpy.typing import NDArray
 
+from qsmprep.bids.write import cannot_write
 from qsmprep.core.grid import Grid
 from qsmprep.core.methods import METHODS
 from qsmprep.errors import DataError, OutOfMemoryError, QSMPrepError
@@ -58,6 +61,10 @@ class Step(SimpleInterface):
                 raise
             _note(failure, OutOfMemoryError("the step ran out of memory", remedy="run again with more memory"))
             raise
+        except OSError as error:
+            _free(folder, error)
+            _note(failure, cannot_write(folder, error))
+            raise
         except Exception as error:
             _note(failure, error)
             raise
@@ -73,6 +80,13 @@ class Step(SimpleInterface):
         return method.load(), method.configure(self.inputs.parameters)
 
 
+def _free(folder: Path, error: OSError) -> None:
+    """Remove unfinished volumes from the folder of a step that met a full disk."""
+    if error.errno in (None, errno.ENOSPC, errno.EDQUOT):
+        for path in folder.glob("*.nii"):
+            path.unlink()
+
+
 def _note(path: Path, error: Exception) -> None:
     """Write what went wrong as JSON: class, exit code and the parts of the message."""
     if isinstance(error, QSMPrepError):
@@ -81,7 +95,19 @@ def _note(path: Path, error: Exception) -> None:
     else:
         known = {"exit_code": 1, "what": str(error).strip() or type(error).__name__}
         known |= {"file": None, "expected": None, "remedy": None, "traceback": traceback.format_exc()}
-    path.write_text(json.dumps({"kind": type(error).__name__, **known}, indent=2))
+    with suppress(OSError):
+        path.write_text(json.dumps({"kind": type(error).__name__, **known}, indent=2))
+
+
+@contextmanager
+def about(file: str | Path) -> Iterator[None]:
+    """Name a file in errors that do not name one, because the function that raised them knows arrays only."""
+    try:
+        yield
+    except QSMPrepError as error:
+        if error.file is not None:
+            raise
+        raise type(error)(error.what, file=file, expected=error.expected, remedy=error.remedy) from error
 
 
 def limit_threads(n: int) -> None:

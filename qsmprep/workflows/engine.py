@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import multiprocessing as mp
 import os
+import platform
+import signal
+import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 from nipype import config
 from nipype.pipeline.engine import Workflow
+from nipype.pipeline.plugins.linear import LinearPlugin
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin
 
-from qsmprep.errors import OutOfMemoryError
+from qsmprep.bids.write import cannot_write
+from qsmprep.errors import OutOfMemoryError, QSMPrepError, UsageError
 from qsmprep.settings import Settings
 
 PRELOAD = ("qsmprep.interfaces.phase", "qsmprep.interfaces.masks", "qsmprep.interfaces.inversion", "torch", "numba")
@@ -36,6 +45,7 @@ class StepState:
     started: float = 0.0
     seconds: float = 0.0
     folder: Path | None = None
+    killed: bool = False
 
 
 @dataclass
@@ -75,6 +85,8 @@ class WatchedMultiProc(MultiProcPlugin):
         self.pool.shutdown(wait=False)
         context = mp.get_context("forkserver")
         context.set_forkserver_preload(list(PRELOAD))
+        with answering(signal.SIG_IGN, signal.SIGINT):  # inherited: the workers leave Ctrl-C to this process
+            forkserver.ensure_running()
         self.pool = ProcessPoolExecutor(
             max_workers=self.processors,
             mp_context=context,
@@ -84,16 +96,63 @@ class WatchedMultiProc(MultiProcPlugin):
         self.killed = False
 
     def _async_callback(self, args: Any) -> None:
-        try:
+        if args.cancelled():
+            return
+        error = args.exception()
+        if error is None:
             super()._async_callback(args)
-        except BrokenProcessPool:
+        elif isinstance(error, BrokenProcessPool):
             self.killed = True
 
     def _get_result(self, taskid: int) -> Any:
         result = super()._get_result(taskid)
-        if result is None and self.killed:
-            raise OutOfMemoryError("a worker process was killed, most likely for its memory")
+        future = self._task_obj[taskid]
+        error = future.exception() if result is None and future.done() else None
+        if result is None and (self.killed or isinstance(error, BrokenProcessPool)):
+            raise self._worker_was_killed()
+        if error is not None:
+            lines = traceback.format_exception(error)
+            return {"result": None, "traceback": lines, "hostname": platform.node(), "taskid": taskid}
         return result
+
+    def _submit_job(self, node: Any, updatehash: bool = False) -> Any:
+        try:
+            return super()._submit_job(node, updatehash)
+        except BrokenProcessPool:
+            raise self._worker_was_killed() from None
+
+    def _worker_was_killed(self) -> OutOfMemoryError:
+        self.killed = True
+        return OutOfMemoryError("a worker process was killed, most likely for its memory")
+
+    def stop(self) -> None:
+        """End the workers without waiting for the steps they are at."""
+        processes = list((self.pool._processes or {}).values())
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.kill()
+
+
+@contextmanager
+def answering(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
+    """Let ``handler`` answer signals for a while (in the main thread; elsewhere nothing changes)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM came while the graph ran."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
 
 
 def configure_nipype(settings: Settings, log_dir: Path) -> None:
@@ -132,37 +191,53 @@ def execute(workflow: Workflow, settings: Settings, tell: Callable[[StepState], 
     tell : callable
         Called with a node's state when it ends.
     """
-    outcome = Outcome()
+    names = [f"{workflow.name}.{name}" for name in workflow.list_node_names()]
+    outcome = Outcome({name: StepState(name) for name in names})
+    signals: list[int] = []
+
+    def interrupt(number: int, _: Any) -> None:
+        signals.append(number)
+        raise Interrupted(number)
 
     def watch(node: Any, status: str) -> None:
+        if signals:  # it came inside a step, and something there took it for a failure
+            raise Interrupted(signals[0])
         step = outcome.steps.setdefault(node.fullname, StepState(node.fullname))
+        if status == "end" and not step.started and isinstance(plugin, LinearPlugin):
+            return  # that plugin says so of what it leaves out because something before it failed
         step.status = status
         if status == "start":
             step.started = time.monotonic()
         else:
-            step.seconds = time.monotonic() - step.started
+            step.seconds = time.monotonic() - step.started if step.started else 0.0
             step.folder = Path(node.output_dir())
             tell(step)
 
     plugin = _plugin(settings, watch)
     try:
-        workflow.run(plugin=plugin)
+        with answering(interrupt, signal.SIGINT, signal.SIGTERM):
+            workflow.run(plugin=plugin)
+    except KeyboardInterrupt:
+        if isinstance(plugin, WatchedMultiProc):
+            plugin.stop()
+        raise
     except Exception:
+        if signals:
+            raise Interrupted(signals[0]) from None
         if not outcome.failed() and not getattr(plugin, "killed", False):
             raise
     finally:
         if isinstance(plugin, WatchedMultiProc):
-            plugin.pool.shutdown(wait=not plugin.killed, cancel_futures=True)
+            plugin.pool.shutdown(wait=not (plugin.killed or signals), cancel_futures=True)
     outcome.out_of_memory = bool(getattr(plugin, "killed", False))
     for step in outcome.steps.values():
         if step.status == "start":
             step.status = "exception"
+        step.killed = outcome.out_of_memory and step.status == "exception"
     return outcome
 
 
 def _plugin(settings: Settings, watch: Callable[[Any, str], None]) -> Any:
-    from nipype.pipeline.plugins.linear import LinearPlugin
-
     if settings.use_plugin is not None:
         return _custom_plugin(settings.use_plugin, watch)
     if settings.nprocs == 1:
@@ -180,31 +255,52 @@ def _plugin(settings: Settings, watch: Callable[[Any, str], None]) -> Any:
 
 
 def _custom_plugin(path: Path, watch: Callable[[Any, str], None]) -> Any:
+    kind, args = plugin_settings(path)
+    return kind(plugin_args={**args, "status_callback": watch})
+
+
+def plugin_settings(path: Path) -> tuple[Any, dict[str, Any]]:
+    """The class and the arguments of the Nipype plugin that a YAML file names.
+
+    Raises
+    ------
+    UsageError
+        When the file cannot be read or names no plugin.
+    """
     import yaml
     from nipype.pipeline import plugins
-
-    from qsmprep.errors import UsageError
 
     try:
         wanted = yaml.safe_load(path.read_text())
         kind = getattr(plugins, f"{wanted['plugin']}Plugin")
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        return kind, dict(wanted.get("plugin_args") or {})
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
-            f"the plugin settings cannot be used ({error})",
+            f"the plugin settings cannot be used ({' '.join(str(error).split())})",
             file=path,
             expected="YAML with `plugin` (Linear, MultiProc) and `plugin_args`",
         ) from None
-    return kind(plugin_args={**(wanted.get("plugin_args") or {}), "status_callback": watch})
 
 
-def why(step: StepState) -> dict[str, Any]:
-    """Why a node failed: the parts of the message, and its exit code."""
+def why(step: StepState, crash_file: Path | None = None) -> dict[str, Any]:
+    """Why a node failed: the parts of the message, and its exit code.
+
+    The step leaves this in its folder. On a full disk it cannot; then the crash file says so.
+    """
     from qsmprep.interfaces.base import FAILURE_FILE
 
     path = (step.folder or Path()) / FAILURE_FILE
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError):
+        if step.killed:
+            remedy = "run the same command again with fewer --nprocs, or where there is more memory"
+            return _parts(OutOfMemoryError("a worker process was killed, most likely for its memory", remedy=remedy))
+        text = crash_file.read_text(errors="replace") if crash_file is not None else ""
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            if os.strerror(number) in text:
+                error = cannot_write(step.folder or Path(), OSError(number, os.strerror(number)))
+                return _parts(error)
         return {
             "kind": "Crash",
             "exit_code": 1,
@@ -212,3 +308,8 @@ def why(step: StepState) -> dict[str, Any]:
             "file": None,
             "remedy": None,
         }
+
+
+def _parts(error: QSMPrepError) -> dict[str, Any]:
+    known = {"what": error.what, "file": error.file, "expected": error.expected, "remedy": error.remedy}
+    return {"kind": type(error).__name__, "exit_code": error.exit_code, **known}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import sys
 import uuid
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ def run(settings: Settings) -> int:
 
         return rewrite_pages(settings)
     check_output_dir(settings.bids_dir, settings.out_dir, settings.work_dir)
+    _check_machine(settings)
     selection = Selection(settings.participants, settings.sessions, settings.acquisitions, settings.bids_filters)
     found = preflight(
         settings.bids_dir,
@@ -49,6 +51,18 @@ def run(settings: Settings) -> int:
     found.raise_if_nothing_to_do()
     log_dir = _start_logs(settings, found)
     return _compute(settings, found, log_dir)
+
+
+def _check_machine(settings: Settings) -> None:
+    """Refuse a device or a plugin that is not there before any work."""
+    if settings.device.startswith("cuda"):
+        from qsmprep.core.device import resolve_device
+
+        resolve_device(settings.device)
+    if settings.use_plugin is not None:
+        from qsmprep.workflows.engine import plugin_settings
+
+        plugin_settings(settings.use_plugin)
 
 
 def _start_logs(settings: Settings, found: Preflight) -> Path:
@@ -122,8 +136,10 @@ def summarise(results: list[Result], found: Preflight, out_of_memory: bool) -> i
         codes.extend(error.exit_code for error in result.errors)
         done += not result.errors
     for verdict in found.verdicts:
-        for problem in verdict.problems:
-            print(f"qsmprep: {verdict.key}: {problem}", file=sys.stderr)
+        counts = Counter(problem.what for problem in verdict.problems)
+        for problem in {problem.what: problem for problem in reversed(verdict.problems)}.values():
+            more = f" The same holds for {counts[problem.what] - 1} more." if counts[problem.what] > 1 else ""
+            print(f"qsmprep: {verdict.key}: {problem}{more}", file=sys.stderr)
             codes.append(problem.exit_code)
     for page in sorted({result.page for result in results if result.page}):
         print(f"Report: {page}")
