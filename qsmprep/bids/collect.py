@@ -229,8 +229,13 @@ def _check_filters(filters: Mapping[str, Mapping[str, Any]]) -> None:
                 f"the query `{query}` of the filter file is no object",
                 expected='{"entity": value, ...}',
             )
-        for name in entities:
+        for name, value in entities.items():
             entity_name(name)
+            if any(isinstance(item, dict | list) for item in (value if isinstance(value, list) else [value])):
+                raise UsageError(
+                    f"`{name}` in the query `{query}` of the filter file is {value!r}",
+                    expected='a value, a list of values, null (absent) or "*" (any)',
+                )
 
 
 def _chosen_participants(root: Path, selection: Selection) -> tuple[str, ...]:

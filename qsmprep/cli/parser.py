@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from qsmprep.cli.config import LEVELS_OF_OUTPUT, check_settings
 from qsmprep.core.methods import METHODS
 from qsmprep.errors import MissingFileError, UnknownLevelError, UsageError
 from qsmprep.settings import NOT_FROM_CONFIG, Settings, parse_memory_gb, usable_cpus, usable_memory_gb
@@ -125,7 +126,7 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
 
 def _add_run(group: argparse._ArgumentGroup) -> None:
     group.add_argument("-w", "--work-dir", type=Path, help="for intermediate files (default: ./work); keep to resume")
-    group.add_argument("--level", choices=("minimal", "full"), help="what is written (default: full)")
+    group.add_argument("--level", choices=LEVELS_OF_OUTPUT, help="what is written (default: full)")
     group.add_argument("--config-file", type=Path, metavar="JSON|TOML", help="settings; the command line comes first")
     group.add_argument("--stop-on-first-crash", action="store_true", help="do not go on with the others")
     group.add_argument("--reports-only", action="store_true", help="write the pages again from the outputs")
@@ -200,12 +201,8 @@ def parse_settings(argv: Sequence[str]) -> Settings:
 
 
 def _from_config(path: Path) -> dict[str, Any]:
-    values = read_mapping(path, "configuration file")
-    known = set(Settings.__dataclass_fields__)
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise UsageError(f"unknown settings {', '.join(unknown)}", file=path, expected=", ".join(sorted(known)))
-    return {name: value for name, value in values.items() if name not in NOT_FROM_CONFIG and value is not None}
+    values = check_settings(read_mapping(path, "configuration file"), path)
+    return {name: value for name, value in values.items() if name not in NOT_FROM_CONFIG}
 
 
 def _finish(values: dict[str, Any]) -> Settings:
@@ -232,6 +229,10 @@ def _finish(values: dict[str, Any]) -> Settings:
     for name in ("nprocs", "omp_nthreads"):
         if values[name] < 1:
             raise UsageError(f"`--{name.replace('_', '-')}` is {values[name]}", expected="1 or more")
+    if not 0 < values["mem_gb"] < float("inf"):
+        raise UsageError(f"the memory is {values['mem_gb']} GB", expected="a positive amount of memory")
+    if not values.get("inversions", ("default",)):
+        raise UsageError("no inversion is chosen", expected=f"some of {', '.join(METHODS.names('inversion'))}")
     device = values.get("device", "auto")
     if device not in ("auto", "cpu", "cuda") and not (device.startswith("cuda:") and device[5:].isdigit()):
         raise UsageError(f"`--device` is {device!r}", expected="auto, cpu, cuda or cuda:N")
