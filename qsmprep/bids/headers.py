@@ -172,7 +172,7 @@ def _decompressed_length(path: Path, enough: int) -> int:
     length = 0
     try:
         with gzip.open(path, "rb") as stream:
-            while length < enough and (chunk := stream.read(1 << 20)):
+            while length < enough and (chunk := stream.read1(1 << 20)):
                 length += len(chunk)
     except (EOFError, OSError, zlib.error):
         pass

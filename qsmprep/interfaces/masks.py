@@ -54,6 +54,12 @@ class BrainMask(base.Step):
 
     def _extracted(self, magnitude: NDArray[np.float32], image: Any) -> NDArray[np.bool_]:
         """Extract in the order of axes closest to RAS, so that the mask does not depend on how the data are stored."""
+        if magnitude.min() == magnitude.max():
+            raise DataError(
+                "there is no magnitude image to extract the brain from, or it is the same everywhere",
+                expected="a magnitude image of the head",
+                remedy="add the part-mag images, or give a mask with --derivatives",
+            )
         function, params = self.method()
         stored = nib.Nifti1Image(magnitude, image.affine)
         ras = nib.as_closest_canonical(stored)
@@ -72,9 +78,14 @@ class BrainMask(base.Step):
                 expected="the grid of the gradient-echo images",
                 remedy="resample the mask with nearest neighbours",
             )
-        mask = data.reshape(image.shape[:3]) != 0
+        mask = (data.reshape(image.shape[:3]) != 0) & np.isfinite(data.reshape(image.shape[:3]))
         if not mask.any():
-            raise DataError("the mask is empty", file=self.inputs.given_mask, expected="at least one voxel")
+            raise DataError(
+                "the mask is empty",
+                file=self.inputs.given_mask,
+                expected="at least one voxel that is neither 0 nor NaN",
+                remedy="correct the mask, or leave out --derivatives to have the brain extracted",
+            )
         return mask
 
 

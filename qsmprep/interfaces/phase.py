@@ -11,9 +11,12 @@ import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, traits
 from numpy.typing import NDArray
 
-from qsmprep.core.parameters import OffsetParams
+from qsmprep.core.methods import METHODS
 from qsmprep.errors import DataError
 from qsmprep.interfaces import base
+
+MAX_MAGNITUDE = 1e15
+"""Largest magnitude that is taken: sums of squares stay far from the largest float32."""
 
 
 class ConformInputSpec(base.StepInputSpec):
@@ -50,14 +53,20 @@ class Conform(base.Step):
         if inputs.real:
             real, like, _ = stack(inputs.real)
             imag, _, _ = stack(inputs.imag, like)
-            magnitude, phase = complex_from_parts(real, imag * inputs.sign)
+            with base.about(inputs.real[0]):
+                magnitude, phase = complex_from_parts(real, imag * inputs.sign)
             scaling: dict[str, Any] = {"rule": "real and imaginary parts", "sign": inputs.sign}
         else:
             stored, like, raw = stack(inputs.phase)
             check_phase(stored, inputs.phase)
-            phase, found = scale_phase(
-                stored, units=inputs.units or None, manufacturer=inputs.manufacturer or None, sign=inputs.sign, **raw
-            )
+            with base.about(inputs.phase[0]):
+                phase, found = scale_phase(
+                    stored,
+                    units=inputs.units or None,
+                    manufacturer=inputs.manufacturer or None,
+                    sign=inputs.sign,
+                    **raw,
+                )
             scaling = dataclasses.asdict(found)
             magnitude = stack(inputs.magnitude, like)[0] if inputs.magnitude else np.ones_like(phase)
         bad = ~np.isfinite(magnitude)
@@ -88,13 +97,21 @@ def conform_warnings(scaling: dict[str, Any]) -> list[str]:
 
 
 def check_magnitude(magnitude: NDArray[np.float32], files: list[str]) -> None:
-    """Refuse a magnitude without any signal."""
+    """Refuse a magnitude without any signal, or with values that overflow when they are squared."""
     for number, echo in enumerate(magnitude):
         if not np.any(echo > 0):
             raise DataError(
                 "the magnitude image holds no signal",
                 file=files[number] if files else None,
                 expected="positive values inside the head",
+                remedy="convert it again",
+            )
+        if echo.max() > MAX_MAGNITUDE:
+            raise DataError(
+                f"the magnitude image reaches {echo.max():.3g}",
+                file=files[number] if files else None,
+                expected=f"values below {MAX_MAGNITUDE:g}, whose square is still a number",
+                remedy="check the scaling (scl_slope) of the image, or convert it again",
             )
 
 
@@ -125,13 +142,18 @@ def stack(
                 "the image is on another grid than the first echo", file=path, expected=str(first.shape[:3])
             )
         if not np.isfinite(data).any():
-            raise DataError("the image holds no finite value", file=path, expected="a measured image")
+            raise DataError(
+                "the image holds no finite value", file=path, expected="a measured image", remedy="convert it again"
+            )
         unscaled = np.asanyarray(image.dataobj.get_unscaled())
         raw_low.append(float(np.nanmin(unscaled)))
         raw_high.append(float(np.nanmax(unscaled)))
         volumes.append(data)
     if first is None:
         raise DataError("no images were given")
+    scalings = {(float(proxy.slope), float(proxy.inter)) for proxy in (nib.load(path).dataobj for path in files)}
+    if len(scalings) > 1:
+        return np.stack(volumes), first, {}
     header = nib.load(files[0]).dataobj
     raw = {
         "raw_range": (min(raw_low), max(raw_high)),
@@ -149,7 +171,8 @@ class UnwrapInputSpec(base.MethodInputSpec):
     phase = File(exists=True, mandatory=True)
     mask = File(exists=True, mandatory=True)
     te_s = traits.List(traits.Float(), mandatory=True)
-    offset_parameters = traits.Dict(usedefault=True, desc="of the removal of the phase offset")
+    offset_method = traits.Str(METHODS.names("offset")[0], usedefault=True)
+    offset_parameters = traits.Dict(usedefault=True)
 
 
 class UnwrapOutputSpec(TraitedSpec):
@@ -170,15 +193,15 @@ class Unwrap(base.Step):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """Load, correct, unwrap, save."""
-        from qsmprep.core.offset import remove_offset
         from qsmprep.core.phase import looks_filtered
         from qsmprep.core.unwrap.romeo import voxel_quality
 
         magnitude, image = base.load_echoes(self.inputs.magnitude)
         phase, _ = base.load_echoes(self.inputs.phase)
         mask, te_s, grid = base.load_mask(self.inputs.mask), list(self.inputs.te_s), base.grid_of(image)
-        offset_params = OffsetParams(**self.inputs.offset_parameters)
-        removal = remove_offset(phase, magnitude, mask, te_s, grid, offset_params)
+        offset = METHODS.get("offset", self.inputs.offset_method)
+        offset_params = offset.configure(self.inputs.offset_parameters)
+        removal = offset.load()(phase, magnitude, mask, te_s, grid, offset_params)
         corrected = removal.phase_rad
         warnings = []
         if looks_filtered(phase[-1], magnitude[-1], mask, grid).filtered:
