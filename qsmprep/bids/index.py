@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qsmprep.bids.entities import ENTITIES, SHORT_NAMES, natural_key
-from qsmprep.errors import InvalidBIDSError, UsageError
+from qsmprep.errors import InvalidBIDSError, MissingFileError, UsageError
 
 if TYPE_CHECKING:
     from bids import BIDSLayout
@@ -55,11 +55,23 @@ def index_participants(root: Path, participants: Collection[str]) -> BIDSLayout:
     -------
     bids.BIDSLayout
         Without metadata (see `qsmprep.bids.metadata`).
+
+    Raises
+    ------
+    MissingFileError
+        When a folder may not be entered.
     """
     from bids import BIDSLayout, BIDSLayoutIndexer
 
     indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=_ignored(root, participants))
-    return BIDSLayout(root, validate=False, config=[_config()], indexer=indexer)
+    try:
+        return BIDSLayout(root, validate=False, config=[_config()], indexer=indexer)
+    except OSError as error:
+        raise MissingFileError(
+            f"the data set cannot be read ({error.strerror or error})",
+            file=error.filename or root,
+            remedy="have the permissions changed, or leave the participant out with --participant-label",
+        ) from error
 
 
 def find(layout: BIDSLayout, entities: Mapping[str, Any]) -> tuple[Path, ...]:

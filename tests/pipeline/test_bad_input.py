@@ -109,6 +109,17 @@ def test_home_that_is_not_there(tmp_path, capsys, monkeypatch, raw):
     assert os.environ["HOME"] == tempfile.gettempdir()
 
 
+@pytest.mark.skipif(os.getuid() == 0, reason="root may enter every folder")
+def test_participant_that_may_not_be_read(tmp_path, capsys):
+    cohort = write_cohort(tmp_path)
+    (cohort / "sub-01").chmod(0)
+    try:
+        said = refused(capsys, 66, cohort, tmp_path / "out", "participant", "-w", tmp_path / "work")
+    finally:
+        (cohort / "sub-01").chmod(0o755)
+    assert "sub-01" in said
+
+
 def test_length_of_a_file_that_was_cut_is_right(tmp_path):
     path = tmp_path / "image.nii.gz"
     nib.Nifti1Image(np.random.default_rng(0).normal(size=(20, 20, 20)), np.eye(4)).to_filename(path)
