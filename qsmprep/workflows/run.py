@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 import sys
 import uuid
 from collections import Counter
@@ -16,7 +17,7 @@ from qsmprep.bids.preflight import Preflight, preflight
 from qsmprep.bids.table import render_table
 from qsmprep.bids.write import write_text
 from qsmprep.core.grid import Grid
-from qsmprep.errors import CannotWriteError
+from qsmprep.errors import CannotWriteError, MissingFileError
 from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
 
@@ -54,7 +55,9 @@ def run(settings: Settings) -> int:
 
 
 def _check_machine(settings: Settings) -> None:
-    """Refuse a device or a plugin that is not there before any work."""
+    """Refuse a device, a plugin or a program that is not there before any work."""
+    if settings.mask == "fsl" and shutil.which("bet") is None:
+        raise MissingFileError("FSL's `bet` is not on the PATH", remedy="install FSL and load it, or use --mask bet")
     if settings.device.startswith("cuda"):
         from qsmprep.core.device import resolve_device
 

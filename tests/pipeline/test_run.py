@@ -243,6 +243,14 @@ def test_unknown_participant(qsmprep, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_fsl_is_missed_before_any_work(qsmprep, tmp_path):
+    if shutil.which("bet"):
+        pytest.skip("FSL's bet is installed")
+    done = qsmprep(write_cohort(tmp_path), "--mask", "fsl", check=66)
+    assert "--mask bet" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_output_that_cannot_be_made(qsmprep, tmp_path):
     raw = write_cohort(tmp_path)
     (tmp_path / "out").write_text("a file, not a folder")
