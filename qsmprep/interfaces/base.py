@@ -61,6 +61,9 @@ class Step(SimpleInterface):
                 raise
             _note(failure, OutOfMemoryError("the step ran out of memory", remedy="run again with more memory"))
             raise
+        except FileNotFoundError as error:
+            _note(failure, error)
+            raise
         except OSError as error:
             _free(folder, error)
             _note(failure, cannot_write(folder, error))
