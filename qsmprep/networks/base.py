@@ -1,0 +1,140 @@
+"""What all networks share: their input channels, their data consistency, the space-to-depth stem."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from qsmprep.networks.geometry import Geometry, noise_ratio
+
+START_WEIGHT = 0.05
+"""Weight of the closed-form solution that networks start from."""
+
+INPUTS = {"field": 2, "physics": 4}
+"""Kinds of input and their number of channels."""
+
+
+class Consistency(nn.Module):
+    r"""Closed-form data consistency whose weight follows the noise: :math:`\log\lambda = a + b \log r`.
+
+    ``r`` is :func:`qsmprep.networks.geometry.noise_ratio`; ``a`` and ``b`` are learned.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.tensor(-1.2))
+        self.slope = nn.Parameter(torch.tensor(0.5))
+
+    def weight(self, log_ratio: torch.Tensor) -> torch.Tensor:
+        """The weight for each volume of a batch, ``(batch, 1, 1, 1, 1)``, within 0.003 to 3."""
+        value = self.offset + self.slope * (log_ratio + 1.0)
+        return value.clamp(-5.8, 1.1).exp().view(-1, 1, 1, 1, 1)
+
+    def forward(
+        self, chi: torch.Tensor, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry, log_ratio: torch.Tensor
+    ) -> torch.Tensor:
+        """Refined susceptibility, zero outside the mask."""
+        return geometry.consistent(chi, field, mask, self.weight(log_ratio)) * mask
+
+
+class QSMNetwork(nn.Module):
+    """A network from the local field to susceptibility.
+
+    Parameters
+    ----------
+    inputs : {"physics", "field"}
+        ``field``: the field and the mask, as in the papers. ``physics``: also the closed-form
+        solution and the part of it inside the magic-angle cone, which carry voxel size and B0
+        direction into a network that knows neither; the output is then added to the closed form.
+    shuffle : {1, 2}
+        Edge of the blocks whose voxels become channels before the first layer (space to depth)
+        and voxels again after the last: 2 trades resolution inside for width at an eighth of the cost.
+    """
+
+    levels = 1
+
+    def __init__(self, inputs: str = "physics", shuffle: int = 1) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.shuffle = shuffle
+        self.consistency = Consistency()
+
+    @property
+    def stride(self) -> int:
+        """What every length of a volume must be a multiple of."""
+        return self.shuffle * 2 ** (self.levels - 1)
+
+    @property
+    def in_channels(self) -> int:
+        """Channels after space to depth."""
+        return INPUTS[self.inputs] * self.shuffle**3
+
+    @property
+    def out_channels(self) -> int:
+        """Channels before depth to space."""
+        return self.shuffle**3
+
+    def start(self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry) -> tuple[torch.Tensor, torch.Tensor]:
+        """Input channels (after space to depth) and the map that the output is added to."""
+        if self.inputs == "field":
+            return to_depth(torch.cat([field, mask], dim=1), self.shuffle), field
+        first = geometry.closed_form(field, START_WEIGHT) * mask
+        stack = torch.cat([field, first, geometry.cone_part(first) * mask, mask], dim=1)
+        return to_depth(stack, self.shuffle), first
+
+    def forward(
+        self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry, **options: object
+    ) -> list[torch.Tensor]:
+        """Susceptibility after every iteration, then the one with data consistency as the last.
+
+        Parameters
+        ----------
+        field : (batch, 1, nx, ny, nz) torch.Tensor
+            Local field divided by its spread (:func:`qsmprep.networks.geometry.field_scale`), zero
+            outside the mask. Every length is a multiple of `stride`.
+        mask : (batch, 1, nx, ny, nz) torch.Tensor
+            1 where the field is valid.
+        geometry : Geometry
+            Of all volumes of the batch.
+        **options
+            Of the network, see its class.
+
+        Returns
+        -------
+        list of (batch, 1, nx, ny, nz) torch.Tensor
+            In the unit of ``field``, zero outside the mask.
+        """
+        outputs = [chi * mask for chi in self.estimate(field, mask, geometry, **options)]
+        refined = self.consistency(outputs[-1], field, mask, geometry, noise_ratio(field, mask))
+        return [*outputs, refined]
+
+    def estimate(
+        self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry, **options: object
+    ) -> list[torch.Tensor]:
+        """What the network itself says, one map an iteration."""
+        raise NotImplementedError
+
+
+def to_depth(volume: torch.Tensor, block: int) -> torch.Tensor:
+    """``(batch, c, nx, ny, nz)`` to ``(batch, c * block^3, nx / block, …)``."""
+    if block == 1:
+        return volume
+    b, c, nx, ny, nz = volume.shape
+    cut = volume.reshape(b, c, nx // block, block, ny // block, block, nz // block, block)
+    return cut.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, c * block**3, nx // block, ny // block, nz // block)
+
+
+def to_space(volume: torch.Tensor, block: int) -> torch.Tensor:
+    """The inverse of :func:`to_depth`."""
+    if block == 1:
+        return volume
+    b, channels, nx, ny, nz = volume.shape
+    c = channels // block**3
+    cut = volume.reshape(b, c, block, block, block, nx, ny, nz).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return cut.reshape(b, c, nx * block, ny * block, nz * block)
+
+
+def upsample(volume: torch.Tensor) -> torch.Tensor:
+    """Nearest-neighbour upsampling by two."""
+    return functional.interpolate(volume, scale_factor=2.0, mode="nearest")

@@ -1,0 +1,114 @@
+"""ConeNet, our own: the physics unrolled around a learned step that fills the magic-angle cone."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from qsmprep.networks.base import START_WEIGHT, QSMNetwork, to_depth, to_space, upsample
+from qsmprep.networks.geometry import Geometry, noise_ratio
+
+SIDE = 10
+"""Numbers that describe geometry (9) and noise (1) to the network."""
+
+
+class Modulated(nn.Module):
+    """Two 3x3x3 convolutions around a residual, their middle scaled and shifted by the side information."""
+
+    def __init__(self, before: int, after: int, code: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv3d(before, after, 3, padding=1)
+        self.conv2 = nn.Conv3d(after, after, 3, padding=1)
+        self.modulation = nn.Linear(code, 2 * after)
+        self.gain = nn.Parameter(torch.full((1, after, 1, 1, 1), 0.2))
+        for conv in (self.conv1, self.conv2):
+            nn.init.kaiming_normal_(conv.weight, a=0.1)
+            nn.init.zeros_(conv.bias)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, volume: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+        """Features for a batch whose side information is ``code``."""
+        first = self.conv1(volume)
+        scale, shift = self.modulation(code).view(code.shape[0], -1, 1, 1, 1).chunk(2, dim=1)
+        inner = functional.leaky_relu(first * (1 + scale) + shift, 0.1)
+        return functional.leaky_relu(first + self.gain * self.conv2(inner), 0.1)
+
+
+class ConeNet(QSMNetwork):
+    r"""Our own network: a few proximal steps, each a small U-Net followed by closed-form data consistency.
+
+    From LoopNet it has the loop with shared weights, whose features are handed back to the next
+    pass; from Meta-QSM that voxel size and B0 direction shape its layers (as a scale and a shift
+    of the features rather than as whole kernels); from QSMInvNet+ and LPCNN that the physics decides
+    wherever it can. The weight of the data in every step follows the noise found in the field.
+
+    Parameters
+    ----------
+    base : int
+        Channels of the first level, after space to depth; they double with each level.
+    depth : int
+        Levels of the U-Net.
+    iterations : int
+        Steps in training, and by default at run time (option ``iterations``).
+    shuffle
+        See :class:`qsmprep.networks.base.QSMNetwork`.
+
+    References
+    ----------
+    .. [1] Lai et al., LPCNN, MICCAI 2020, doi:10.1007/978-3-030-59713-9_13
+    """
+
+    def __init__(self, base: int = 32, depth: int = 3, iterations: int = 2, shuffle: int = 2) -> None:
+        super().__init__("physics", shuffle)
+        self.levels, self.iterations = depth, iterations
+        widths = [base * 2**level for level in range(depth)]
+        self.embed = nn.Sequential(nn.Linear(SIDE + 1, 32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU())
+        self.entry = nn.Conv3d(self.in_channels + base, base, 1)
+        entering = [base, *widths[:-1]]
+        self.encoder = nn.ModuleList(Modulated(a, b, 32) for a, b in zip(entering, widths, strict=True))
+        self.rise = nn.ModuleList(nn.Conv3d(widths[i + 1], widths[i], 1) for i in range(depth - 1))
+        self.decoder = nn.ModuleList(Modulated(width, width, 32) for width in widths[:-1])
+        self.head = nn.Conv3d(base, self.out_channels, 1)
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry, **options: object
+    ) -> list[torch.Tensor]:
+        """Susceptibility after each step; data consistency is part of every one of them."""
+        return self.estimate(field, mask, geometry, **options)
+
+    def estimate(
+        self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry, **options: object
+    ) -> list[torch.Tensor]:
+        """One map a step; option ``iterations`` overrides their number."""
+        count = int(str(options.get("iterations") or self.iterations))
+        log_ratio = noise_ratio(field, mask)
+        side = torch.cat([geometry.side().expand(field.shape[0], -1), log_ratio[:, None]], dim=1)
+        chi = geometry.closed_form(field, START_WEIGHT) * mask
+        features: torch.Tensor | None = None
+        outputs = []
+        for iteration in range(count):
+            code = self.embed(torch.cat([side, side.new_full((side.shape[0], 1), min(iteration, 3))], dim=1))
+            stack = torch.cat([field, chi, geometry.cone_part(chi) * mask, mask], dim=1)
+            features = self.step(to_depth(stack, self.shuffle), features, code)
+            chi = chi + to_space(self.head(features), self.shuffle).float() * mask
+            chi = self.consistency(chi, field, mask, geometry, log_ratio)
+            outputs.append(chi)
+        return outputs
+
+    def step(self, entry: torch.Tensor, features: torch.Tensor | None, code: torch.Tensor) -> torch.Tensor:
+        """Features of one step from the channels and the features of the step before."""
+        if features is None:
+            shape = (entry.shape[0], self.head.in_channels, *entry.shape[2:])
+            features = entry.new_zeros(shape)
+        kept: list[torch.Tensor] = []
+        volume = self.entry(torch.cat([entry, features], dim=1))
+        for level, block in enumerate(self.encoder):
+            volume = block(functional.avg_pool3d(volume, 2) if level else volume, code)
+            kept.append(volume)
+        for level in reversed(range(self.levels - 1)):
+            volume = self.decoder[level](upsample(self.rise[level](volume)) + kept[level], code)
+        return volume

@@ -1,0 +1,1 @@
+"""The training ground: synthetic heads made on the training device, losses, and the loop."""

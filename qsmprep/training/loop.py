@@ -1,0 +1,301 @@
+"""The training loop: draws samples, steps, validates, logs, checkpoints, resumes."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+import os
+import pickle
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from qsmprep.errors import DataError, QSMPrepError
+from qsmprep.networks.base import QSMNetwork
+from qsmprep.networks.geometry import field_scale
+from qsmprep.networks.invnet import SYNTHETIC, TARGET
+from qsmprep.networks.zoo import build
+from qsmprep.training.config import TrainParams
+from qsmprep.training.draw import Dice
+from qsmprep.training.losses import physics, relative_errors, supervised
+from qsmprep.training.sample import Sample, Sources, draw_batch
+
+CHECKPOINT = "checkpoint.pt"
+LOG = "log.csv"
+SAVE_EVERY_S = 60.0
+VALIDATION_SEED = 20_000
+COLUMNS = ("step", "seconds", "learning_rate", "loss", "nrmse_train", "nrmse_validation")
+
+
+@dataclass
+class State:
+    """Everything that a training run carries from one step to the next."""
+
+    network: QSMNetwork
+    average: QSMNetwork
+    optimiser: torch.optim.Optimizer
+    dice: Dice
+    step: int = 0
+    seconds: float = 0.0
+
+
+def begin(params: TrainParams, device: torch.device | str) -> State:
+    """An untrained network and all that goes with it."""
+    torch.manual_seed(params.seed)
+    network = channels_last(build(params.network, params.model).to(device))
+    average = channels_last(build(params.network, params.model).to(device)).requires_grad_(False)
+    average.load_state_dict(network.state_dict())
+    check_patches(params, network)
+    groups = list(network.parameters())
+    if params.optimiser == "rmsprop":
+        optimiser: torch.optim.Optimizer = torch.optim.RMSprop(groups, params.learning_rate, alpha=0.9, eps=1e-7)
+    else:
+        optimiser = torch.optim.AdamW(groups, params.learning_rate, weight_decay=params.weight_decay)
+    return State(network, average, optimiser, Dice.of(params.seed + 1, device))
+
+
+def check_patches(params: TrainParams, network: QSMNetwork) -> None:
+    """Refuse patches that the network's stride does not divide.
+
+    Raises
+    ------
+    DataError
+        Naming the stride.
+    """
+    for patch in params.patches:
+        if any(n % network.stride or n < network.stride for n in patch):
+            raise DataError(
+                f"a patch of {patch} voxels does not suit {params.network}",
+                expected=f"lengths that are multiples of {network.stride}",
+            )
+
+
+def channels_last(network: QSMNetwork) -> QSMNetwork:
+    """Store convolution kernels channels-last, which the CPU's and the GPU's convolutions prefer."""
+    for parameter in network.parameters():
+        if parameter.dim() == 5:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+    return network
+
+
+def learning_rate(params: TrainParams, step: int) -> float:
+    """Warm-up, constant, then a half cosine to a hundredth."""
+    rise = min(1.0, (step + 1) / max(1, params.warmup))
+    start = params.steps * (1 - params.decay)
+    part = min(1.0, max(0.0, (step - start) / max(1.0, params.steps - start)))
+    return params.learning_rate * rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * part)))
+
+
+def bfloat16_pays(device: torch.device) -> bool:
+    """Whether a convolution in bfloat16 is faster than in float32 on this device; measured on CPUs."""
+    if device.type != "cpu":
+        return True
+    seconds = []
+    for kind in (torch.float32, torch.bfloat16):
+        conv = nn.Conv3d(16, 16, 3, padding=1).to(dtype=kind, memory_format=torch.channels_last_3d)
+        volume = torch.randn(1, 16, 16, 16, 16).to(kind).contiguous(memory_format=torch.channels_last_3d)
+        with torch.no_grad():
+            conv(volume)
+            start = time.perf_counter()
+            conv(volume)
+        seconds.append(time.perf_counter() - start)
+    return seconds[1] < 0.8 * seconds[0]
+
+
+def use_bfloat16(params: TrainParams, device: torch.device) -> bool:
+    """What ``precision`` means on this device."""
+    return params.precision == "bfloat16" or (params.precision == "auto" and bfloat16_pays(device))
+
+
+def losses_of(params: TrainParams, state: State, sources: Sources, low: bool) -> tuple[torch.Tensor, float]:
+    """Loss of a step with its graph, and the relative error of the last output."""
+    network, device = state.network, state.dice.device
+    patch = params.patches[state.step % len(params.patches)]
+    sample = draw_batch(state.dice, sources, patch, params.batch, params.sample)
+    with torch.autocast(device.type, torch.bfloat16, enabled=low):
+        outputs = apply(network, sample, domain=SYNTHETIC)
+    scale = field_scale(sample.field, sample.mask)
+    loss = supervised(outputs, sample.chi / scale, sample.mask, params.loss, params.iteration_decay)
+    with torch.no_grad():
+        error = float(relative_errors(outputs[-1], sample.chi / scale, sample.mask)[0])
+    if params.physics_weight:
+        other = draw_batch(state.dice, sources, patch, params.batch, params.target)
+        with torch.autocast(device.type, torch.bfloat16, enabled=low):
+            chi = apply(network, other, domain=TARGET)[0] * field_scale(other.field, other.mask)
+        weight = other.mask / (1 + other.noise_ppm / 0.003)
+        ramp = min(1.0, 2 * state.step / max(1, params.steps))
+        loss = loss + params.physics_weight * ramp * physics(chi, other.field, weight, other.geometry)
+    return loss, error
+
+
+def apply(network: QSMNetwork, sample: Sample, **options: Any) -> list[torch.Tensor]:
+    """Run a network on a sample; the outputs are in units of the field's spread."""
+    scale = field_scale(sample.field, sample.mask)
+    return network(sample.field / scale, sample.mask, sample.geometry, **options)  # type: ignore[no-any-return]
+
+
+def advance(params: TrainParams, state: State, sources: Sources, low: bool) -> tuple[float, float]:
+    """One optimiser step; the loss and the relative error on its samples."""
+    state.network.train()
+    rate = learning_rate(params, state.step)
+    for group in state.optimiser.param_groups:
+        group["lr"] = rate
+    loss, error = losses_of(params, state, sources, low)
+    state.optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(state.network.parameters(), params.clip)
+    if torch.isfinite(norm):
+        state.optimiser.step()
+    state.step += 1
+    keep = min(params.ema, (1 + state.step) / (10 + state.step))
+    with torch.no_grad():
+        for mean, now in zip(state.average.parameters(), state.network.parameters(), strict=True):
+            mean.lerp_(now, 1 - keep)
+        for mean, now in zip(state.average.buffers(), state.network.buffers(), strict=True):
+            mean.copy_(now)
+    return float(loss.detach()), error
+
+
+def validation_samples(params: TrainParams, held: Sources, device: torch.device | str) -> list[Sample]:
+    """Four fixed samples of the held-out label maps (none where there are none)."""
+    if not held.labels:
+        return []
+    sample = dataclasses.replace(params.sample, shapes=0.0)
+    return [
+        draw_batch(Dice.of(VALIDATION_SEED + index, device), held, params.patches[0], 1, sample) for index in range(4)
+    ]
+
+
+@torch.no_grad()
+def validate(network: QSMNetwork, samples: list[Sample]) -> float:
+    """Mean relative error of the last output."""
+    network.eval()
+    errors = [relative_errors(apply(network, s)[-1], s.chi / field_scale(s.field, s.mask), s.mask)[0] for s in samples]
+    return float(torch.stack(errors).mean()) if errors else math.nan
+
+
+def save(path: Path, params: TrainParams, state: State) -> None:
+    """Write a checkpoint beside its place and rename it into it."""
+    content = {
+        "params": dataclasses.asdict(params),
+        "network": state.network.state_dict(),
+        "average": state.average.state_dict(),
+        "optimiser": state.optimiser.state_dict(),
+        "dice": state.dice.generator.get_state(),
+        "step": state.step,
+        "seconds": state.seconds,
+    }
+    part = path.with_name(path.name + ".part")
+    torch.save(content, part)
+    os.replace(part, path)
+
+
+def resume(path: Path, params: TrainParams, device: torch.device | str) -> State:
+    """Go on from a checkpoint; only the number of steps and their schedule may differ from then.
+
+    Raises
+    ------
+    DataError
+        When the file is no checkpoint, or one of another configuration.
+    """
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        before = content["params"]
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as problem:
+        raise DataError(
+            f"the checkpoint cannot be read: {problem}", file=path, remedy="remove it to begin anew"
+        ) from None
+    free = {"steps", "decay", "learning_rate", "validate_every", "precision"}
+    now = dataclasses.asdict(params)
+    changed = sorted(key for key in now if key not in free and before.get(key) != now[key])
+    if changed:
+        raise DataError(
+            f"the checkpoint is of another configuration ({', '.join(changed)})",
+            file=path,
+            expected="the configuration it was begun with",
+            remedy="give another --out, or remove the checkpoint to begin anew",
+        )
+    state = begin(params, device)
+    state.network.load_state_dict(content["network"])
+    state.average.load_state_dict(content["average"])
+    state.optimiser.load_state_dict(content["optimiser"])
+    state.dice.generator.set_state(content["dice"].cpu())
+    state.step, state.seconds = int(content["step"]), float(content["seconds"])
+    return state
+
+
+def train(
+    params: TrainParams,
+    sources: Sources,
+    held: Sources,
+    out: Path,
+    *,
+    device: str = "cpu",
+    minutes: float = math.inf,
+    report: Callable[[int, dict[str, float]], None] | None = None,
+) -> State:
+    """Train until the last step, or until the time is up; begin where a checkpoint in ``out`` stands.
+
+    Parameters
+    ----------
+    params : TrainParams
+        The configuration.
+    sources, held : Sources
+        What is trained on, and what is validated with.
+    out : Path
+        Folder of the checkpoint and of the log, ``log.csv``.
+    device : str
+        Torch device.
+    minutes : float
+        Stop (with a checkpoint) after so many.
+    report : callable, optional
+        Called after each step with its number and the row of the log.
+
+    Raises
+    ------
+    QSMPrepError
+        When the loss stops being a number.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    where = out / CHECKPOINT
+    state = resume(where, params, device) if where.exists() else begin(params, device)
+    low = use_bfloat16(params, torch.device(device))
+    samples = validation_samples(params, held, device)
+    begun = saved = time.monotonic()
+    lost = 0
+    while state.step < params.steps and time.monotonic() - begun < 60 * minutes:
+        start = time.monotonic()
+        loss, error = advance(params, state, sources, low)
+        lost = 0 if math.isfinite(loss) else lost + 1
+        if lost > 10:
+            raise QSMPrepError("training diverged: the loss is not a number", remedy="lower `learning_rate`")
+        state.seconds += time.monotonic() - start
+        last = state.step == params.steps
+        row = {"step": state.step, "seconds": round(state.seconds, 2), "loss": loss, "nrmse_train": error}
+        row["learning_rate"] = learning_rate(params, state.step - 1)
+        if samples and (state.step % params.validate_every == 0 or last):
+            row["nrmse_validation"] = validate(state.average, samples)
+        log(out / LOG, row)
+        if report is not None:
+            report(state.step, row)
+        if time.monotonic() - saved > SAVE_EVERY_S or last:
+            save(where, params, state)
+            saved = time.monotonic()
+    save(where, params, state)
+    return state
+
+
+def log(path: Path, row: dict[str, float]) -> None:
+    """Append a row, with a header where the file is new."""
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="")
+        if new:
+            writer.writeheader()
+        writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})

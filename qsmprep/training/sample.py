@@ -1,0 +1,204 @@
+"""One training sample: a patch of susceptibility and the local field that a scan would give of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+
+from qsmprep.core.grid import Grid
+from qsmprep.networks.geometry import Geometry
+from qsmprep.training.anatomy import Anatomy, LabelMap, chi_patch, head_patch, random_patch
+from qsmprep.training.draw import Dice, Shape, erode, rotation, smooth_noise
+from qsmprep.training.susceptibility import ChiParams, fibres, paint
+
+MIN_MASK = 0.25
+"""Smallest part of a patch that the mask must fill; else the patch is drawn again."""
+
+
+@dataclass(frozen=True)
+class GeometryParams:
+    """Voxel sizes and B0 directions.
+
+    Parameters
+    ----------
+    in_plane_mm, slice_mm : (2,) tuple of float
+        Ranges of the voxel edges; the slice is never thinner than the plane.
+    isotropic : float
+        Probability of cubic voxels.
+    tilt_deg : float
+        Largest angle between B0 and the third axis. At run time the axes are put in an order in which
+        it is at most 54.8 degrees.
+    fixed_mm : (3,) tuple of float, optional
+        One voxel size for all samples.
+    """
+
+    in_plane_mm: tuple[float, float] = (0.4, 1.3)
+    slice_mm: tuple[float, float] = (0.4, 4.0)
+    isotropic: float = 0.4
+    tilt_deg: float = 54.0
+    fixed_mm: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class FieldParams:
+    """What a field carries beside that of the susceptibility map.
+
+    Parameters
+    ----------
+    noise_ppm : (2,) tuple of float
+        Range of the standard deviation of white noise, which also varies over the patch.
+    mismatch : (2,) tuple of float
+        Range of the spread of the field that no isotropic map explains, relative to the field's.
+    mismatch_chance : float
+        Probability of it.
+    background : float
+        Largest part of the mismatch that comes from sources outside the mask.
+    erosion : int
+        Largest number of layers that the mask loses.
+    """
+
+    noise_ppm: tuple[float, float] = (0.0005, 0.006)
+    mismatch: tuple[float, float] = (0.05, 0.6)
+    mismatch_chance: float = 0.9
+    background: float = 0.5
+    erosion: int = 3
+
+
+@dataclass(frozen=True)
+class SampleParams:
+    """How samples are drawn."""
+
+    shapes: float = 0.2
+    """Probability of a patch without anatomy; 1 where there are no label maps."""
+    chi: ChiParams = field(default_factory=ChiParams)
+    geometry: GeometryParams = field(default_factory=GeometryParams)
+    field: FieldParams = field(default_factory=FieldParams)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A batch of patches on one grid.
+
+    Parameters
+    ----------
+    field, chi, mask, noise_ppm : (batch, 1, nx, ny, nz) torch.Tensor
+        Local field and susceptibility in ppm, zero outside the mask (1 inside), and the standard
+        deviation of the white noise in the field.
+    geometry : Geometry
+        Of all patches.
+    """
+
+    field: torch.Tensor
+    chi: torch.Tensor
+    mask: torch.Tensor
+    noise_ppm: torch.Tensor
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What patches are cut from."""
+
+    labels: tuple[LabelMap, ...] = ()
+    chi: tuple[tuple[torch.Tensor, tuple[float, float, float]], ...] = ()
+
+
+def draw_grid(dice: Dice, shape: Shape, params: GeometryParams) -> Grid:
+    """A random voxel size and B0 direction."""
+    if params.fixed_mm is not None:
+        voxel = list(params.fixed_mm)
+    elif dice.chance(params.isotropic):
+        edge = dice.number(max(0.6, params.in_plane_mm[0]), params.in_plane_mm[1])
+        voxel = [edge * dice.number(0.93, 1.07) for _ in range(3)]
+    else:
+        plane = dice.log_number(*params.in_plane_mm)
+        slab = dice.log_number(max(plane, params.slice_mm[0]), max(params.slice_mm[1], plane))
+        voxel = [plane, plane * dice.number(0.9, 1.1), slab]
+        thick = 2 if dice.chance(0.8) else dice.integer(0, 1)
+        voxel[2], voxel[thick] = voxel[thick], voxel[2]
+    tilt = math.radians(0.0 if dice.chance(0.2) else params.tilt_deg * dice.number(0, 1) ** 1.5)
+    turn = dice.number(0, 2 * math.pi)
+    b0 = (math.sin(tilt) * math.cos(turn), math.sin(tilt) * math.sin(turn), math.cos(tilt))
+    return Grid(shape, (voxel[0], voxel[1], voxel[2]), b0)
+
+
+def draw_batch(dice: Dice, sources: Sources, shape: Shape, batch: int, params: SampleParams) -> Sample:
+    """A batch of random samples on one random grid.
+
+    Parameters
+    ----------
+    dice : Dice
+        Also decides the device.
+    sources : Sources
+        Label maps and susceptibility maps; without any, patches are random shapes.
+    shape : (3,) tuple of int
+        Of each patch.
+    batch : int
+        Number of patches.
+    params : SampleParams
+        Ranges.
+    """
+    grid = draw_grid(dice, shape, params.geometry)
+    geometry = Geometry(grid, 1.25, dice.device)
+    wide = Geometry(grid, 2.0, dice.device)
+    drawn = [draw_one(dice, sources, grid, wide, params) for _ in range(batch)]
+    fields, chis, masks, noises = (torch.stack(parts)[:, None] for parts in zip(*drawn, strict=True))
+    return Sample(fields, chis, masks, noises, geometry)
+
+
+def draw_one(
+    dice: Dice, sources: Sources, grid: Grid, wide: Geometry, params: SampleParams
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Field, susceptibility, mask and noise of one patch, ``(nx, ny, nz)`` each."""
+    for _ in range(20):
+        anatomy, chi = draw_map(dice, sources, grid, params)
+        mask = erode(anatomy.brain, dice.integer(0, params.field.erosion))
+        if mask.float().mean() > MIN_MASK:
+            break
+    local, noise = draw_field(dice, chi, anatomy, mask, wide, params.field)
+    inside = mask.float()
+    return local * inside, chi * inside, inside, noise * inside
+
+
+def draw_map(dice: Dice, sources: Sources, grid: Grid, params: SampleParams) -> tuple[Anatomy, torch.Tensor]:
+    """An anatomy and its susceptibility."""
+    if sources.chi and (not sources.labels or dice.chance(0.5)):
+        given, edges = sources.chi[dice.integer(0, len(sources.chi) - 1)]
+        chi, brain = chi_patch(dice, given, edges, grid.shape, grid.voxel_mm)
+        anatomy = Anatomy(torch.zeros(grid.shape, dtype=torch.long, device=dice.device), brain)
+        return anatomy, chi * brain * dice.log_number(0.5, 2.0) * dice.sign()
+    if not sources.labels or dice.chance(params.shapes):
+        anatomy = random_patch(dice, grid.shape, grid.voxel_mm)
+    else:
+        labels = sources.labels[dice.integer(0, len(sources.labels) - 1)]
+        anatomy = head_patch(dice, labels, grid.shape, grid.voxel_mm)
+    return anatomy, paint(dice, anatomy, grid.voxel_mm, params.chi)
+
+
+def draw_field(
+    dice: Dice, chi: torch.Tensor, anatomy: Anatomy, mask: torch.Tensor, wide: Geometry, params: FieldParams
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The local field in ppm, and the standard deviation of its white noise."""
+    grid, shape = wide.grid, wide.grid.shape
+    inside = mask.float()
+    rim = dice.number(0.0, 0.3) * (1 - inside)  # what background removal leaves of the eroded rim
+    local = wide.field(chi * (inside + rim))
+    spread = local[mask].std().clamp_min(1e-6)
+    if dice.chance(params.mismatch_chance):
+        size = dice.number(*params.mismatch)
+        turned = rotation(dice, 50.0) @ torch.tensor(grid.b0_dir, dtype=torch.float32, device=dice.device)
+        other = Geometry(Grid(shape, grid.voxel_mm, tuple(turned.tolist())), 2.0, dice.device)
+        share = dice.number(0.0, params.background) if dice.chance(0.5) else 0.0
+        parts = [(fibres(dice, anatomy, grid.voxel_mm, turned) * inside, 1 - share)]
+        if share:
+            far = tuple(dice.log_number(6.0, 30.0) / mm for mm in grid.voxel_mm)
+            parts.append((smooth_noise(dice, shape, far)[0] * (1 - inside), share))  # type: ignore[arg-type]
+        for source, weight in parts:
+            part = other.field(source)
+            local = local + part * (weight * size * spread / part[mask].std().clamp_min(1e-9))
+    slow = tuple(25.0 / mm for mm in grid.voxel_mm)
+    modulation = torch.exp(0.4 * smooth_noise(dice, shape, slow)[0])  # type: ignore[arg-type]
+    noise = dice.log_number(*params.noise_ppm) * modulation * (1 + 0.7 * (chi.abs() / 0.15).clamp_max(2.0))
+    return local + noise * dice.normal(shape), noise

@@ -1,0 +1,125 @@
+"""From an anatomy to a susceptibility map: tissue, texture, vessels, lesions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from qsmprep.training.anatomy import CLASSES, WHITE, Anatomy
+from qsmprep.training.draw import Dice, Shape, coordinates, gaussian, shape_mask, smooth_noise, vessels
+
+Voxel = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class ChiParams:
+    """How susceptibility is drawn.
+
+    Parameters
+    ----------
+    spread_ppm : float
+        Standard deviation of what is added to the prior of each class.
+    texture_ppm : float
+        Largest standard deviation of the texture inside a class.
+    lesion_chance : float
+        Probability of haemorrhages and calcifications of up to ``lesion_ppm``.
+    lesion_ppm : float
+        Their largest susceptibility, either sign.
+    sign_chance : float
+        Probability that the whole map changes sign.
+    """
+
+    spread_ppm: float = 0.02
+    texture_ppm: float = 0.03
+    lesion_chance: float = 0.2
+    lesion_ppm: float = 2.0
+    sign_chance: float = 0.5
+
+
+def paint(dice: Dice, anatomy: Anatomy, voxel_mm: Voxel, params: ChiParams) -> torch.Tensor:
+    """Susceptibility in ppm on a patch, zero outside the brain, ``(nx, ny, nz)``."""
+    shape: Shape = tuple(anatomy.classes.shape)  # type: ignore[assignment]
+    prior = torch.tensor([value for _, value in CLASSES], device=dice.device)
+    level = prior * dice.uniform(0.3, 1.8, prior.shape) + params.spread_ppm * dice.normal(prior.shape)
+    strength = dice.uniform(0.0, params.texture_ppm, prior.shape)
+    level[1] *= 0.3  # water around the brain differs little from that within
+    chi = level[anatomy.classes] + strength[anatomy.classes] * texture(dice, shape, voxel_mm)
+    chi = nuclei(dice, chi, anatomy, voxel_mm)
+    chi = contrast(dice, chi)
+    if dice.chance(0.9):
+        tubes = vessels(dice, shape, voxel_mm, dice.integer(3, 30))
+        chi = chi + (dice.number(0.08, 0.4) - chi) * tubes
+    if dice.chance(params.lesion_chance):
+        chi = lesions(dice, chi, anatomy.brain, voxel_mm, params.lesion_ppm)
+    width = dice.number(0.2, 0.7)
+    chi = gaussian(chi, (width, width, width))
+    if dice.chance(params.sign_chance):
+        chi = -chi
+    return chi * anatomy.brain
+
+
+def texture(dice: Dice, shape: Shape, voxel_mm: Voxel) -> torch.Tensor:
+    """Fluctuations with unit spread at several scales, some of them folded into thin sheets."""
+    total = torch.zeros(shape, device=dice.device)
+    for scale_mm in (1.6, 4.0, 10.0):
+        size: Voxel = tuple(scale_mm / mm for mm in voxel_mm)  # type: ignore[assignment]
+        total = total + dice.number(0.2, 1.0) * smooth_noise(dice, shape, size)[0]
+    if dice.chance(0.35):
+        size = tuple(dice.number(8.0, 16.0) / mm for mm in voxel_mm)  # type: ignore[assignment]
+        sheets = torch.sin(smooth_noise(dice, shape, size)[0] * dice.number(4.0, 12.0))
+        total = total + dice.number(0.5, 1.5) * torch.sign(sheets) * sheets.abs().sqrt()
+    return total / total.std().clamp_min(1e-6)
+
+
+def nuclei(dice: Dice, chi: torch.Tensor, anatomy: Anatomy, voxel_mm: Voxel) -> torch.Tensor:
+    """Add shapes of a few millimetres with the susceptibility of iron-rich nuclei (red nucleus, substantia
+    nigra, dentate …), which label maps lack, and some of the opposite sign."""
+    where = coordinates(tuple(chi.shape), voxel_mm, dice.device)  # type: ignore[arg-type]
+    for _ in range(dice.integer(0, 8)):
+        mask = shape_mask(dice, where, _somewhere(dice, where, anatomy.brain), (1.5, 7.0))
+        chi = torch.where(mask, chi * dice.number(0.0, 1.0) + 0.09 * float(dice.normal()) + 0.04, chi)
+    return chi
+
+
+def lesions(dice: Dice, chi: torch.Tensor, brain: torch.Tensor, voxel_mm: Voxel, limit_ppm: float) -> torch.Tensor:
+    """Haemorrhages and calcifications: shapes of 1 to 6 mm with large susceptibility of either sign."""
+    where = coordinates(tuple(chi.shape), voxel_mm, dice.device)  # type: ignore[arg-type]
+    for _ in range(dice.integer(1, 4)):
+        mask = shape_mask(dice, where, _somewhere(dice, where, brain), (1.0, 6.0))
+        chi = torch.where(mask, torch.full_like(chi, dice.sign() * dice.log_number(0.2, limit_ppm)), chi)
+    return chi
+
+
+def contrast(dice: Dice, chi: torch.Tensor) -> torch.Tensor:
+    """Change the contrast: not at all, a gain, a power law, or a compression, all odd."""
+    kind, size = dice.integer(0, 3), 0.1
+    if kind == 1:
+        return chi * dice.log_number(0.5, 2.0)
+    if kind == 2:
+        return torch.sign(chi) * size * (chi.abs() / size) ** dice.number(0.7, 1.4)
+    if kind == 3:
+        return torch.sign(chi) * size * torch.log2(1 + chi.abs() / size)
+    return chi
+
+
+def fibres(dice: Dice, anatomy: Anatomy, voxel_mm: Voxel, direction: torch.Tensor) -> torch.Tensor:
+    """Susceptibility that depends on the direction of fibres: what an isotropic model cannot explain.
+
+    ``(n . b)^2 - 1/3`` for random smooth fibre directions ``n`` in white matter, at unit scale.
+    """
+    shape: Shape = tuple(anatomy.classes.shape)  # type: ignore[assignment]
+    scale: Voxel = tuple(dice.number(5.0, 14.0) / mm for mm in voxel_mm)  # type: ignore[assignment]
+    heading = smooth_noise(dice, shape, scale, 3)
+    cosine = (heading * direction.view(3, 1, 1, 1)).sum(dim=0) / heading.norm(dim=0).clamp_min(1e-6)
+    white = torch.zeros(len(CLASSES), device=dice.device)
+    white[list(WHITE)] = 1.0
+    return (cosine.square() - 1 / 3) * (0.15 + 0.85 * white[anatomy.classes]) * anatomy.brain
+
+
+def _somewhere(dice: Dice, where: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The position in mm of a random voxel of a mask (of the patch where the mask is empty)."""
+    index = mask.flatten().nonzero()[:, 0]
+    count = index.numel() or mask.numel()
+    chosen = dice.integer(0, count - 1)
+    return where.flatten(1)[:, int(index[chosen]) if index.numel() else chosen]
