@@ -18,15 +18,30 @@ class Dice:
     Parameters
     ----------
     generator : torch.Generator
-        Its device is that of everything drawn.
+        Its device is that of every tensor drawn.
+    host : torch.Generator
+        On the CPU, for single numbers: reading those off a GPU would wait for it every time.
     """
 
     generator: torch.Generator
+    host: torch.Generator
 
     @classmethod
     def of(cls, seed: int, device: torch.device | str = "cpu") -> Dice:
         """From a seed."""
-        return cls(torch.Generator(device=device).manual_seed(seed))
+        generator = torch.Generator(device=device).manual_seed(seed)
+        host = generator if generator.device.type == "cpu" else torch.Generator().manual_seed(seed)
+        return cls(generator, host)
+
+    @property
+    def state(self) -> list[torch.Tensor]:
+        """What :meth:`restore` goes on from."""
+        return [self.generator.get_state(), self.host.get_state()]
+
+    def restore(self, state: list[torch.Tensor]) -> None:
+        """Go on from a state."""
+        self.generator.set_state(state[0].cpu())
+        self.host.set_state(state[-1].cpu())
 
     @property
     def device(self) -> torch.device:
@@ -43,7 +58,7 @@ class Dice:
 
     def number(self, low: float, high: float) -> float:
         """One uniform number."""
-        return float(self.uniform(low, high))
+        return float(torch.rand((), generator=self.host)) * (high - low) + low
 
     def log_number(self, low: float, high: float) -> float:
         """One number whose logarithm is uniform."""
@@ -51,7 +66,7 @@ class Dice:
 
     def integer(self, low: int, high: int) -> int:
         """One integer from ``low`` to ``high``, both included."""
-        return int(torch.randint(low, high + 1, (), generator=self.generator, device=self.device))
+        return int(torch.randint(low, high + 1, (), generator=self.host))
 
     def chance(self, probability: float) -> bool:
         """True with a probability."""

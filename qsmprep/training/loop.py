@@ -187,7 +187,7 @@ def save(path: Path, params: TrainParams, state: State) -> None:
         "network": state.network.state_dict(),
         "average": state.average.state_dict(),
         "optimiser": state.optimiser.state_dict(),
-        "dice": state.dice.generator.get_state(),
+        "dice": state.dice.state,
         "step": state.step,
         "seconds": state.seconds,
     }
@@ -225,7 +225,8 @@ def resume(path: Path, params: TrainParams, device: torch.device | str) -> State
     state.network.load_state_dict(content["network"])
     state.average.load_state_dict(content["average"])
     state.optimiser.load_state_dict(content["optimiser"])
-    state.dice.generator.set_state(content["dice"].cpu())
+    dice = content["dice"]
+    state.dice.restore(dice if isinstance(dice, list) else [dice])
     state.step, state.seconds = int(content["step"]), float(content["seconds"])
     return state
 
