@@ -114,9 +114,7 @@ def load_labels(path: Path, device: torch.device | str = "cpu") -> LabelMap:
         raise DataError(
             "a label map holds no brain", file=path, expected="FreeSurfer codes: 2 and 41 white, 3 and 42 cortex …"
         )
-    box = tuple(
-        slice(max(0, int(i.min()) - 4), int(i.max()) + 5) for i in np.nonzero(classes > CSF)
-    )
+    box = tuple(slice(max(0, int(i.min()) - 4), int(i.max()) + 5) for i in np.nonzero(classes > CSF))
     zooms = image.header.get_zooms()[:3]
     voxel_mm = (float(zooms[0]), float(zooms[1]), float(zooms[2]))
     tensor = torch.from_numpy(np.ascontiguousarray(classes[box])).to(device)

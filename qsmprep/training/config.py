@@ -124,9 +124,7 @@ def from_mapping(kind: Any, content: Mapping[str, Any], where: str = "") -> Any:
     known = {f.name for f in dataclasses.fields(kind)}
     unknown = sorted(set(content) - known)
     if unknown:
-        raise UsageError(
-            f"unknown entry `{where}{unknown[0]}`", expected="one of " + ", ".join(sorted(known))
-        )
+        raise UsageError(f"unknown entry `{where}{unknown[0]}`", expected="one of " + ", ".join(sorted(known)))
     missing = [
         f.name
         for f in dataclasses.fields(kind)
@@ -147,7 +145,9 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             return None
         return _convert(value, next(a for a in arguments if a is not type(None)), where)
     if origin is tuple:
-        inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis and isinstance(value, (list, tuple)) else arguments
+        inner = (
+            arguments[:1] * len(value) if arguments[-1] is Ellipsis and isinstance(value, (list, tuple)) else arguments
+        )
         if not isinstance(value, (list, tuple)) or len(value) != len(inner):
             raise UsageError(f"`{where}` is {value!r}", expected=f"a list of {len(arguments)} values")
         return tuple(_convert(v, a, f"{where}[{i}]") for i, (v, a) in enumerate(zip(value, inner, strict=True)))

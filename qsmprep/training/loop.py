@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
-import os
 import pickle
 import time
 from collections.abc import Callable
@@ -193,7 +192,7 @@ def save(path: Path, params: TrainParams, state: State) -> None:
     }
     part = path.with_name(path.name + ".part")
     torch.save(content, part)
-    os.replace(part, path)
+    part.replace(path)
 
 
 def resume(path: Path, params: TrainParams, device: torch.device | str) -> State:
