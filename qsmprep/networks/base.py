@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -13,6 +17,11 @@ START_WEIGHT = 0.05
 
 INPUTS = {"field": 2, "physics": 4}
 """Kinds of input and their number of channels."""
+
+
+def direct(function: Callable[..., Any], *volumes: Any) -> Any:
+    """Call a function with its volumes, all at once."""
+    return function(*volumes)
 
 
 class Consistency(nn.Module):
@@ -84,7 +93,7 @@ class QSMNetwork(nn.Module):
         return to_depth(stack, self.shuffle), first
 
     def forward(
-        self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry, **options: object
+        self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry, **options: Any
     ) -> list[torch.Tensor]:
         """Susceptibility after every iteration, then the one with data consistency as the last.
 
@@ -98,7 +107,7 @@ class QSMNetwork(nn.Module):
         geometry : Geometry
             Of all volumes of the batch.
         **options
-            Of the network, see its class.
+            Of the network, see its class; ``over`` as in :meth:`estimate`.
 
         Returns
         -------
@@ -110,9 +119,24 @@ class QSMNetwork(nn.Module):
         return [*outputs, refined]
 
     def estimate(
-        self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry, **options: object
+        self,
+        field: torch.Tensor,
+        mask: torch.Tensor,
+        geometry: Geometry,
+        over: Callable[..., Any] = direct,
+        **options: Any,
     ) -> list[torch.Tensor]:
-        """What the network itself says, one map an iteration."""
+        """What the network itself says, one map an iteration.
+
+        ``over`` calls the convolutional part with its input volumes: at once, or in tiles
+        (:class:`qsmprep.networks.tiles.Tiles`). The physics always sees the whole volume.
+        """
+        entry, skip = self.start(field, mask, geometry)
+        outputs = over(partial(self.convolve, **options), entry)
+        return [to_space(output, self.shuffle).float() + skip for output in outputs]
+
+    def convolve(self, entry: torch.Tensor, **options: Any) -> list[torch.Tensor]:
+        """The convolutional part: from the input channels to the output before depth to space, one an iteration."""
         raise NotImplementedError
 
 

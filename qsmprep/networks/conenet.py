@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional
 
-from qsmprep.networks.base import START_WEIGHT, QSMNetwork, to_depth, to_space, upsample
+from qsmprep.networks.base import START_WEIGHT, QSMNetwork, direct, to_depth, to_space, upsample
 from qsmprep.networks.geometry import Geometry, noise_ratio
 
 SIDE = 10
@@ -75,25 +78,30 @@ class ConeNet(QSMNetwork):
         nn.init.zeros_(self.head.bias)
 
     def forward(
-        self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry, **options: object
+        self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry, **options: Any
     ) -> list[torch.Tensor]:
         """Susceptibility after each step; data consistency is part of every one of them."""
         return self.estimate(field, mask, geometry, **options)
 
     def estimate(
-        self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry, **options: object
+        self,
+        field: torch.Tensor,
+        mask: torch.Tensor,
+        geometry: Geometry,
+        over: Callable[..., Any] = direct,
+        iterations: int = 0,
+        **options: Any,
     ) -> list[torch.Tensor]:
         """One map a step; option ``iterations`` overrides their number."""
-        count = int(str(options.get("iterations") or self.iterations))
         log_ratio = noise_ratio(field, mask)
         side = torch.cat([geometry.side().expand(field.shape[0], -1), log_ratio[:, None]], dim=1)
         chi = geometry.closed_form(field, START_WEIGHT) * mask
         features: torch.Tensor | None = None
         outputs = []
-        for iteration in range(count):
+        for iteration in range(iterations or self.iterations):
             code = self.embed(torch.cat([side, side.new_full((side.shape[0], 1), min(iteration, 3))], dim=1))
             stack = torch.cat([field, chi, geometry.cone_part(chi) * mask, mask], dim=1)
-            features = self.step(to_depth(stack, self.shuffle), features, code)
+            features = over(self.step, to_depth(stack, self.shuffle), features, code)
             chi = chi + to_space(self.head(features), self.shuffle).float() * mask
             chi = self.consistency(chi, field, mask, geometry, log_ratio)
             outputs.append(chi)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional
 
-from qsmprep.networks.base import QSMNetwork, to_space, upsample
-from qsmprep.networks.geometry import Geometry
+from qsmprep.networks.base import QSMNetwork, upsample
 
 SYNTHETIC, TARGET = 0, 1
 """Domains: labelled simulations, and the unlabelled data that the network is meant for."""
@@ -79,16 +80,12 @@ class QSMInvNet(QSMNetwork):
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
 
-    def estimate(
-        self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry, **options: object
-    ) -> list[torch.Tensor]:
-        """One map. Option ``domain`` chooses the batch normalisation (default: the target's)."""
-        entry, skip = self.start(field, mask, geometry)
-        domain = int(str(options.get("domain", TARGET)))
+    def convolve(self, entry: torch.Tensor, domain: int = TARGET, **options: Any) -> list[torch.Tensor]:
+        """One output. Option ``domain`` chooses the batch normalisation (default: the target's)."""
         kept, volume = [], entry
         for level, unit in enumerate(self.encoder):
             volume = unit(functional.max_pool3d(volume, 2) if level else volume, domain)
             kept.append(volume)
         for level in reversed(range(self.levels - 1)):
             volume = self.decoder[level](torch.cat([upsample(volume), kept[level]], dim=1), domain)
-        return [to_space(self.head(volume), self.shuffle).float() + skip]
+        return [self.head(volume)]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional
 
-from qsmprep.networks.base import QSMNetwork, to_space
-from qsmprep.networks.geometry import Geometry
+from qsmprep.networks.base import QSMNetwork
 from qsmprep.networks.ghpa import GHPA
 
 
@@ -126,20 +127,16 @@ class LoopNet(QSMNetwork):
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
 
-    def estimate(
-        self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry, **options: object
-    ) -> list[torch.Tensor]:
-        """One map for each iteration; option ``iterations`` overrides their number."""
-        entry, skip = self.start(field, mask, geometry)
-        count = int(str(options.get("iterations") or self.iterations))
+    def convolve(self, entry: torch.Tensor, iterations: int = 0, **options: Any) -> list[torch.Tensor]:
+        """One output for each iteration; option ``iterations`` overrides their number."""
         returned = [
             entry.new_zeros(entry.shape[0], width, *(n // 2**i for n in entry.shape[2:]))
             for i, width in enumerate(self.handed)
         ]
         outputs = []
-        for iteration in range(count):
+        for iteration in range(iterations or self.iterations):
             features, returned = self.cycle(entry, returned, iteration)
-            outputs.append(to_space(self.head(features), self.shuffle).float() + skip)
+            outputs.append(self.head(features))
         return outputs
 
     def cycle(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from qsmprep.networks.base import QSMNetwork, to_space, upsample
+from qsmprep.networks.base import QSMNetwork, upsample
 from qsmprep.networks.geometry import Geometry
 
 
@@ -129,12 +130,14 @@ class MetaQSM(QSMNetwork):
         return {conv: conv.predict(side) for conv in (*self.encoder, *self.decoder, self.head)}
 
     def estimate(
-        self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry, **options: object
+        self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry, **options: Any
     ) -> list[torch.Tensor]:
-        """One map. Option ``predicted`` takes what :meth:`predict` gave, for many tiles of a volume."""
-        entry, skip = self.start(field, mask, geometry)
-        predicted = options.get("predicted") or self.predict(geometry)
-        assert isinstance(predicted, dict)
+        """One map. Option ``predicted`` takes what :meth:`predict` gave, for several calls on one volume."""
+        options["predicted"] = options.get("predicted") or self.predict(geometry)
+        return super().estimate(field, mask, geometry, **options)
+
+    def convolve(self, entry: torch.Tensor, predicted: Any = None, **options: Any) -> list[torch.Tensor]:
+        """One output, with the kernels of :meth:`predict`."""
         kept, volume = [], entry
         for level, (conv, norm) in enumerate(zip(self.encoder, self.encoder_norm, strict=True)):
             volume = functional.max_pool3d(volume, 2) if level else volume
@@ -144,4 +147,4 @@ class MetaQSM(QSMNetwork):
             conv, norm = self.decoder[level], self.decoder_norm[level]
             volume = torch.cat([upsample(volume), kept[level]], dim=1)
             volume = functional.relu(norm(conv(volume, predicted[conv])), inplace=True)
-        return [to_space(self.head(volume, predicted[self.head]), self.shuffle).float() + skip]
+        return [self.head(volume, predicted[self.head])]
