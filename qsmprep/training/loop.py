@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qsmprep.errors import DataError, QSMPrepError
+from qsmprep.errors import CannotWriteError, DataError, QSMPrepError
 from qsmprep.networks.base import QSMNetwork
 from qsmprep.networks.geometry import field_scale
 from qsmprep.networks.invnet import SYNTHETIC, TARGET
@@ -180,7 +180,13 @@ def validate(network: QSMNetwork, samples: list[Sample]) -> float:
 
 
 def save(path: Path, params: TrainParams, state: State) -> None:
-    """Write a checkpoint beside its place and rename it into it."""
+    """Write a checkpoint beside its place and rename it into it.
+
+    Raises
+    ------
+    CannotWriteError
+        When the file system refuses.
+    """
     content = {
         "params": dataclasses.asdict(params),
         "network": state.network.state_dict(),
@@ -191,8 +197,14 @@ def save(path: Path, params: TrainParams, state: State) -> None:
         "seconds": state.seconds,
     }
     part = path.with_name(path.name + ".part")
-    torch.save(content, part)
-    part.replace(path)
+    try:
+        torch.save(content, part)
+        part.replace(path)
+    except (OSError, RuntimeError) as problem:  # torch tells of a full disk with a RuntimeError
+        part.unlink(missing_ok=True)
+        raise CannotWriteError(
+            f"the checkpoint cannot be written: {problem}", file=path, remedy="check the folder and the space left"
+        ) from None
 
 
 def resume(path: Path, params: TrainParams, device: torch.device | str) -> State:
@@ -239,8 +251,9 @@ def train(
     device: str = "cpu",
     minutes: float = math.inf,
     report: Callable[[int, dict[str, float]], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> State:
-    """Train until the last step, or until the time is up; begin where a checkpoint in ``out`` stands.
+    """Train until the last step, until the time is up or until told to stop; begin where a checkpoint stands.
 
     Parameters
     ----------
@@ -256,11 +269,15 @@ def train(
         Stop (with a checkpoint) after so many.
     report : callable, optional
         Called after each step with its number and the row of the log.
+    stop : callable, optional
+        Asked before each step; stop (with a checkpoint) when it says true.
 
     Raises
     ------
     QSMPrepError
         When the loss stops being a number.
+    CannotWriteError
+        When the file system refuses.
     """
     out.mkdir(parents=True, exist_ok=True)
     where = out / CHECKPOINT
@@ -270,6 +287,8 @@ def train(
     begun = saved = time.monotonic()
     lost = 0
     while state.step < params.steps and time.monotonic() - begun < 60 * minutes:
+        if stop is not None and stop():
+            break
         start = time.monotonic()
         loss, error = advance(params, state, sources, low)
         lost = 0 if math.isfinite(loss) else lost + 1

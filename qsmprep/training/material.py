@@ -1,0 +1,98 @@
+"""What a training run learns from: label maps and susceptibility maps, and those held out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from qsmprep.errors import DataError, MissingFileError
+from qsmprep.training.anatomy import label_files, load_chi, load_labels
+from qsmprep.training.sample import Sources
+
+NEARBY = Path("..", "shared", "data", "head-labels")
+"""Folder of label maps that is taken, where it exists, when none is named."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """Sources of a training run.
+
+    Parameters
+    ----------
+    sources, held : Sources
+        What is trained on, and what is only validated with.
+    labels, held_labels, chi : tuple of str
+        Names of the label maps trained on and held out, and of the susceptibility maps.
+    """
+
+    sources: Sources
+    held: Sources
+    labels: tuple[str, ...] = ()
+    held_labels: tuple[str, ...] = ()
+    chi: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """What is trained on, in words."""
+        parts = []
+        if self.labels:
+            parts.append(f"{len(self.labels)} label maps")
+        if self.chi:
+            parts.append(f"{len(self.chi)} susceptibility maps")
+        seen = " and ".join(parts) + ", and random shapes" if parts else "random shapes only"
+        checked = f"{len(self.held_labels)} label maps held out" if self.held_labels else "nothing: none is held out"
+        return f"trained on {seen}; validated with {checked}"
+
+
+def stem(path: Path) -> str:
+    """Name of a map: its file's, without suffixes."""
+    return path.name.split(".")[0]
+
+
+def gather(
+    labels: Path | None, chi: Sequence[Path], hold_out: Sequence[str], device: torch.device | str = "cpu"
+) -> Material:
+    """Read the maps of a training run.
+
+    Parameters
+    ----------
+    labels : Path, optional
+        Folder of label maps.
+    chi : sequence of Path
+        Susceptibility maps in ppm.
+    hold_out : sequence of str
+        Names of the label maps that are never trained on.
+    device : torch.device or str
+        Where the maps are kept.
+
+    Raises
+    ------
+    MissingFileError
+        When a folder or file is absent.
+    DataError
+        When a map cannot be used, or all label maps are held out.
+    """
+    if labels is not None and not labels.is_dir():
+        raise MissingFileError("there is no such folder of label maps", file=labels)
+    for path in chi:
+        if not path.is_file():
+            raise MissingFileError("there is no such susceptibility map", file=path)
+    files = label_files(labels) if labels is not None else []
+    held = [path for path in files if stem(path) in hold_out]
+    used = [path for path in files if stem(path) not in hold_out]
+    if held and not used:
+        raise DataError(
+            "every label map is held out of the training",
+            file=labels,
+            expected="label maps whose names do not stand in the recipe's `hold_out`",
+        )
+    return Material(
+        Sources(tuple(load_labels(path, device) for path in used), tuple(load_chi(path, device) for path in chi)),
+        Sources(tuple(load_labels(path, device) for path in held)),
+        tuple(stem(path) for path in used),
+        tuple(stem(path) for path in held),
+        tuple(stem(path) for path in chi),
+    )
