@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from qsmprep.bids.names import sidecar_path
 from qsmprep.bids.write import cannot_write, write_json, write_nifti
 from qsmprep.core.bibliography import load
-from qsmprep.core.device import resolve_device
+from qsmprep.core.device import is_out_of_memory, resolve_device
 from qsmprep.core.grid import Grid
 from qsmprep.core.methods import METHODS
 from qsmprep.core.registry import Method
@@ -176,7 +176,7 @@ def out_of_memory_told() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        if is_out_of_memory(error):
             raise OutOfMemoryError("there is not enough memory", remedy="run again with more memory") from error
         raise
 

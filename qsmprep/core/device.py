@@ -33,3 +33,12 @@ def resolve_device(device: str) -> str:
             remedy="use --device cpu, or run the container with `--nv` (Apptainer) or `--gpus all` (Docker)",
         )
     return device
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is Python's or torch's lack of memory, on the CPU or on a GPU."""
+    if isinstance(error, MemoryError):
+        return True
+    told = str(error).lower()
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, RuntimeError) and any(word in told for word in words)

@@ -17,6 +17,7 @@ from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, trai
 from numpy.typing import NDArray
 
 from qsmprep.bids.write import cannot_write
+from qsmprep.core.device import is_out_of_memory
 from qsmprep.core.grid import Grid
 from qsmprep.core.methods import METHODS
 from qsmprep.errors import DataError, OutOfMemoryError, QSMPrepError
@@ -56,7 +57,7 @@ class Step(SimpleInterface):
         try:
             self._results.update(self.compute(folder))
         except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and "out of memory" not in str(error).lower():
+            if not is_out_of_memory(error):
                 _note(failure, error)
                 raise
             _note(failure, OutOfMemoryError("the step ran out of memory", remedy="run again with more memory"))
