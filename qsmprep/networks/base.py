@@ -135,6 +135,10 @@ class QSMNetwork(nn.Module):
         outputs = over(partial(self.convolve, **options), entry)
         return [to_space(output, self.shuffle).float() + skip for output in outputs]
 
+    def prepare(self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
+        """Slow input without parameters, handed to ``forward`` as option ``prepared``; odd in the field."""
+        return None
+
     def convolve(self, entry: torch.Tensor, **options: Any) -> list[torch.Tensor]:
         """The convolutional part: from the input channels to the output before depth to space, one an iteration."""
         raise NotImplementedError

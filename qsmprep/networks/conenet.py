@@ -11,9 +11,13 @@ from torch.nn import functional
 
 from qsmprep.networks.base import START_WEIGHT, QSMNetwork, direct, to_depth, to_space, upsample
 from qsmprep.networks.geometry import Geometry, noise_ratio
+from qsmprep.networks.variation import variation_maps
 
 SIDE = 10
 """Numbers that describe geometry (9) and noise (1) to the network."""
+
+CHANNELS = 6
+"""Field, closed-form solution, strong total variation, present map, what it leaves of the field, mask."""
 
 
 class Modulated(nn.Module):
@@ -40,8 +44,10 @@ class Modulated(nn.Module):
 
 
 class ConeNet(QSMNetwork):
-    r"""Our own network: a few proximal steps, each a small U-Net followed by closed-form data consistency.
+    r"""Our own network: learned proximal steps, each a small U-Net followed by closed-form data consistency.
 
+    It starts from two total-variation maps, of a strong and a weak penalty, and also sees the closed-form
+    solution (which keeps what total variation takes for noise) and what the present map leaves of the field.
     From LoopNet it has the loop with shared weights, whose features are handed back to the next
     pass; from Meta-QSM that voxel size and B0 direction shape its layers (as a scale and a shift
     of the features rather than as whole kernels); from QSMInvNet+ and LPCNN that the physics decides
@@ -65,10 +71,11 @@ class ConeNet(QSMNetwork):
 
     def __init__(self, base: int = 32, depth: int = 3, iterations: int = 2, shuffle: int = 2) -> None:
         super().__init__("physics", shuffle)
+        self.consistency.offset.data.fill_(0.0)
         self.levels, self.iterations = depth, iterations
         widths = [base * 2**level for level in range(depth)]
         self.embed = nn.Sequential(nn.Linear(SIDE + 1, 32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU())
-        self.entry = nn.Conv3d(self.in_channels + base, base, 1)
+        self.entry = nn.Conv3d(CHANNELS * shuffle**3 + base, base, 1)
         entering = [base, *widths[:-1]]
         self.encoder = nn.ModuleList(Modulated(a, b, 32) for a, b in zip(entering, widths, strict=True))
         self.rise = nn.ModuleList(nn.Conv3d(widths[i + 1], widths[i], 1) for i in range(depth - 1))
@@ -90,22 +97,29 @@ class ConeNet(QSMNetwork):
         geometry: Geometry,
         over: Callable[..., Any] = direct,
         iterations: int = 0,
+        prepared: torch.Tensor | None = None,
         **options: Any,
     ) -> list[torch.Tensor]:
-        """One map a step; option ``iterations`` overrides their number."""
+        """One map a step; option ``iterations`` overrides their number, ``prepared`` takes :meth:`prepare`'s maps."""
         log_ratio = noise_ratio(field, mask)
         side = torch.cat([geometry.side().expand(field.shape[0], -1), log_ratio[:, None]], dim=1)
-        chi = geometry.closed_form(field, START_WEIGHT) * mask
+        closed = geometry.closed_form(field, START_WEIGHT) * mask
+        strong, chi = (self.prepare(field, mask, geometry) if prepared is None else prepared).split(1, dim=1)
         features: torch.Tensor | None = None
         outputs = []
         for iteration in range(iterations or self.iterations):
             code = self.embed(torch.cat([side, side.new_full((side.shape[0], 1), min(iteration, 3))], dim=1))
-            stack = torch.cat([field, chi, geometry.cone_part(chi) * mask, mask], dim=1)
+            left = (field - geometry.field(chi)) * mask
+            stack = torch.cat([field, closed, strong, chi, left, mask], dim=1)
             features = over(self.step, to_depth(stack, self.shuffle), features, code)
             chi = chi + to_space(self.head(features), self.shuffle).float() * mask
             chi = self.consistency(chi, field, mask, geometry, log_ratio)
             outputs.append(chi)
         return outputs
+
+    def prepare(self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+        """The maps to start from, ``(batch, 2, nx, ny, nz)``; they change sign with the field."""
+        return variation_maps(field, mask, geometry)
 
     def step(self, entry: torch.Tensor, features: torch.Tensor | None, code: torch.Tensor) -> torch.Tensor:
         """Features of one step from the channels and the features of the step before."""

@@ -34,6 +34,8 @@ class TrainParams:
         Shapes of patches, in turn.
     batch : int
         Patches a step.
+    reuse : int
+        Steps for each batch that is drawn: mirrored copies of recent ones fill the others.
     steps : int
         Optimiser steps.
     learning_rate : float
@@ -64,6 +66,7 @@ class TrainParams:
     physics_weight: float = 0.0
     patches: tuple[tuple[int, int, int], ...] = ((64, 64, 64),)
     batch: int = 2
+    reuse: int = 1
     steps: int = 4000
     learning_rate: float = 1e-3
     warmup: int = 50

@@ -23,7 +23,8 @@ from qsmprep.networks.zoo import build
 from qsmprep.training.config import TrainParams
 from qsmprep.training.draw import Dice
 from qsmprep.training.losses import physics, relative_errors, supervised
-from qsmprep.training.sample import Sample, Sources, draw_batch
+from qsmprep.training.sample import Sources, draw_batch
+from qsmprep.training.supply import Batch, Supply, prepare
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
@@ -40,6 +41,7 @@ class State:
     average: QSMNetwork
     optimiser: torch.optim.Optimizer
     dice: Dice
+    supply: Supply
     step: int = 0
     seconds: float = 0.0
 
@@ -56,7 +58,7 @@ def begin(params: TrainParams, device: torch.device | str) -> State:
         optimiser: torch.optim.Optimizer = torch.optim.RMSprop(groups, params.learning_rate, alpha=0.9, eps=1e-7)
     else:
         optimiser = torch.optim.AdamW(groups, params.learning_rate, weight_decay=params.weight_decay)
-    return State(network, average, optimiser, Dice.of(params.seed + 1, device))
+    return State(network, average, optimiser, Dice.of(params.seed + 1, device), Supply(params.reuse))
 
 
 def check_patches(params: TrainParams, network: QSMNetwork) -> None:
@@ -116,9 +118,10 @@ def losses_of(params: TrainParams, state: State, sources: Sources, low: bool) ->
     """Loss of a step with its graph, and the relative error of the last output."""
     network, device = state.network, state.dice.device
     patch = params.patches[state.step % len(params.patches)]
-    sample = draw_batch(state.dice, sources, patch, params.batch, params.sample)
+    batch = state.supply.take(state.step, state.dice, sources, patch, params.batch, params.sample, network)
+    sample = batch.sample
     with torch.autocast(device.type, torch.bfloat16, enabled=low):
-        outputs = apply(network, sample, domain=SYNTHETIC)
+        outputs = apply(network, batch, domain=SYNTHETIC)
     scale = field_scale(sample.field, sample.mask)
     loss = supervised(outputs, sample.chi / scale, sample.mask, params.loss, params.iteration_decay)
     with torch.no_grad():
@@ -126,17 +129,20 @@ def losses_of(params: TrainParams, state: State, sources: Sources, low: bool) ->
     if params.physics_weight:
         other = draw_batch(state.dice, sources, patch, params.batch, params.target)
         with torch.autocast(device.type, torch.bfloat16, enabled=low):
-            chi = apply(network, other, domain=TARGET)[0] * field_scale(other.field, other.mask)
+            chi = apply(network, prepare(other, network), domain=TARGET)[0] * field_scale(other.field, other.mask)
         weight = other.mask / (1 + other.noise_ppm / 0.003)
         ramp = min(1.0, 2 * state.step / max(1, params.steps))
         loss = loss + params.physics_weight * ramp * physics(chi, other.field, weight, other.geometry)
     return loss, error
 
 
-def apply(network: QSMNetwork, sample: Sample, **options: Any) -> list[torch.Tensor]:
-    """Run a network on a sample; the outputs are in units of the field's spread."""
-    scale = field_scale(sample.field, sample.mask)
-    return network(sample.field / scale, sample.mask, sample.geometry, **options)  # type: ignore[no-any-return]
+def apply(network: QSMNetwork, batch: Batch, **options: Any) -> list[torch.Tensor]:
+    """Run a network on a batch; the outputs are in units of the field's spread."""
+    sample = batch.sample
+    scaled = sample.field / field_scale(sample.field, sample.mask)
+    if batch.prepared is not None:
+        options["prepared"] = batch.prepared
+    return network(scaled, sample.mask, sample.geometry, **options)  # type: ignore[no-any-return]
 
 
 def advance(params: TrainParams, state: State, sources: Sources, low: bool) -> tuple[float, float]:
@@ -161,21 +167,24 @@ def advance(params: TrainParams, state: State, sources: Sources, low: bool) -> t
     return float(loss.detach()), error
 
 
-def validation_samples(params: TrainParams, held: Sources, device: torch.device | str) -> list[Sample]:
+def validation_batches(params: TrainParams, state: State, held: Sources, device: torch.device | str) -> list[Batch]:
     """Four fixed samples of the held-out label maps (none where there are none)."""
     if not held.labels:
         return []
     sample = dataclasses.replace(params.sample, shapes=0.0)
-    return [
-        draw_batch(Dice.of(VALIDATION_SEED + index, device), held, params.patches[0], 1, sample) for index in range(4)
-    ]
+    dice = [Dice.of(VALIDATION_SEED + index, device) for index in range(4)]
+    return [prepare(draw_batch(one, held, params.patches[0], 1, sample), state.network) for one in dice]
 
 
 @torch.no_grad()
-def validate(network: QSMNetwork, samples: list[Sample]) -> float:
+def validate(network: QSMNetwork, batches: list[Batch]) -> float:
     """Mean relative error of the last output."""
     network.eval()
-    errors = [relative_errors(apply(network, s)[-1], s.chi / field_scale(s.field, s.mask), s.mask)[0] for s in samples]
+    errors = []
+    for batch in batches:
+        sample = batch.sample
+        truth = sample.chi / field_scale(sample.field, sample.mask)
+        errors.append(relative_errors(apply(network, batch)[-1], truth, sample.mask)[0])
     return float(torch.stack(errors).mean()) if errors else math.nan
 
 
@@ -193,6 +202,7 @@ def save(path: Path, params: TrainParams, state: State) -> None:
         "average": state.average.state_dict(),
         "optimiser": state.optimiser.state_dict(),
         "dice": state.dice.state,
+        "recent": [batch.state() for batch in state.supply.recent],
         "step": state.step,
         "seconds": state.seconds,
     }
@@ -224,7 +234,7 @@ def resume(path: Path, params: TrainParams, device: torch.device | str) -> State
         ) from None
     free = {"steps", "decay", "learning_rate", "validate_every", "precision"}
     now = dataclasses.asdict(params)
-    changed = sorted(key for key in now if key not in free and before.get(key) != now[key])
+    changed = sorted(key for key in now if key not in free and before.get(key, now[key]) != now[key])
     if changed:
         raise DataError(
             f"the checkpoint is of another configuration ({', '.join(changed)})",
@@ -233,12 +243,20 @@ def resume(path: Path, params: TrainParams, device: torch.device | str) -> State
             remedy="give another --out, or remove the checkpoint to begin anew",
         )
     state = begin(params, device)
-    state.network.load_state_dict(content["network"])
-    state.average.load_state_dict(content["average"])
-    state.optimiser.load_state_dict(content["optimiser"])
-    dice = content["dice"]
-    state.dice.restore(dice if isinstance(dice, list) else [dice])
-    state.step, state.seconds = int(content["step"]), float(content["seconds"])
+    try:
+        state.network.load_state_dict(content["network"])
+        state.average.load_state_dict(content["average"])
+        state.optimiser.load_state_dict(content["optimiser"])
+        dice = content["dice"]
+        state.supply.recent = [Batch.of(kept) for kept in content.get("recent", [])]
+        state.dice.restore(dice if isinstance(dice, list) else [dice])
+        state.step, state.seconds = int(content["step"]), float(content["seconds"])
+    except (RuntimeError, KeyError, TypeError, ValueError) as problem:
+        raise DataError(
+            f"the checkpoint does not fit this version of {params.network} ({str(problem).splitlines()[0]})",
+            file=path,
+            remedy="give another --out, or remove the checkpoint to begin anew",
+        ) from None
     return state
 
 
@@ -283,7 +301,7 @@ def train(
     where = out / CHECKPOINT
     state = resume(where, params, device) if where.exists() else begin(params, device)
     low = use_bfloat16(params, torch.device(device))
-    samples = validation_samples(params, held, device)
+    samples = validation_batches(params, state, held, device)
     begun = saved = time.monotonic()
     lost = 0
     while state.step < params.steps and time.monotonic() - begun < 60 * minutes:

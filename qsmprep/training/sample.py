@@ -13,6 +13,9 @@ from qsmprep.training.anatomy import Anatomy, LabelMap, chi_patch, head_patch, r
 from qsmprep.training.draw import Dice, Shape, erode, rotation, smooth_noise
 from qsmprep.training.susceptibility import ChiParams, fibres, paint
 
+PAD = 1.25
+"""Padding of the transforms that networks work with in training."""
+
 MIN_MASK = 0.25
 """Smallest part of a patch that the mask must fill; else the patch is drawn again."""
 
@@ -141,7 +144,7 @@ def draw_batch(dice: Dice, sources: Sources, shape: Shape, batch: int, params: S
         Ranges.
     """
     grid = draw_grid(dice, shape, params.geometry)
-    geometry = Geometry(grid, 1.25, dice.device)
+    geometry = Geometry(grid, PAD, dice.device)
     wide = Geometry(grid, 2.0, dice.device)
     drawn = [draw_one(dice, sources, grid, wide, params) for _ in range(batch)]
     fields, chis, masks, noises = (torch.stack(parts)[:, None] for parts in zip(*drawn, strict=True))

@@ -1,0 +1,101 @@
+"""Batches for the training loop: drawn afresh, or mirrored copies of recent ones where drawing is slow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from qsmprep.core.grid import Grid
+from qsmprep.networks.base import QSMNetwork
+from qsmprep.networks.geometry import Geometry, field_scale
+from qsmprep.training.draw import Dice, Shape
+from qsmprep.training.sample import PAD, Sample, SampleParams, Sources, draw_batch
+
+KEPT = 12
+"""Batches that copies are made of."""
+
+VOLUMES = ("field", "chi", "mask", "noise_ppm")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A sample and what the network prepares for it (None for most networks)."""
+
+    sample: Sample
+    prepared: torch.Tensor | None
+
+    def state(self) -> dict[str, Any]:
+        """All of it as tensors and numbers, for a checkpoint."""
+        grid = self.sample.geometry.grid
+        volumes = {name: getattr(self.sample, name) for name in VOLUMES}
+        return {**volumes, "prepared": self.prepared, "voxel_mm": grid.voxel_mm, "b0_dir": grid.b0_dir}
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> Batch:
+        """From :meth:`state`."""
+        volumes = {name: state[name] for name in VOLUMES}
+        shape = tuple(volumes["field"].shape[-3:])
+        geometry = Geometry(Grid(shape, state["voxel_mm"], state["b0_dir"]), PAD, volumes["field"].device)
+        return cls(Sample(**volumes, geometry=geometry), state["prepared"])
+
+    def mirrored(self, dice: Dice) -> Batch:
+        """The same mirrored along random axes, perhaps with its sign changed."""
+        axes = [axis for axis in range(3) if dice.chance(0.5)]
+        sign = dice.sign()
+        grid = self.sample.geometry.grid
+        b0_dir = tuple(-c if axis in axes else c for axis, c in enumerate(grid.b0_dir))
+        geometry = Geometry(Grid(grid.shape, grid.voxel_mm, b0_dir), PAD, self.sample.field.device)  # type: ignore[arg-type]
+
+        def turn(volume: torch.Tensor) -> torch.Tensor:
+            return volume.flip([axis - 3 for axis in axes])
+
+        sample = Sample(
+            turn(self.sample.field) * sign,
+            turn(self.sample.chi) * sign,
+            turn(self.sample.mask),
+            turn(self.sample.noise_ppm),
+            geometry,
+        )
+        return Batch(sample, None if self.prepared is None else turn(self.prepared) * sign)
+
+
+@dataclass
+class Supply:
+    """Gives a batch for each step.
+
+    Parameters
+    ----------
+    reuse : int
+        How many steps there are for each batch that is drawn; 1 draws for every step.
+    recent : list of Batch
+        The last `KEPT` of them.
+    """
+
+    reuse: int = 1
+    recent: list[Batch] = field(default_factory=list)
+
+    def take(
+        self,
+        step: int,
+        dice: Dice,
+        sources: Sources,
+        shape: Shape,
+        size: int,
+        params: SampleParams,
+        network: QSMNetwork,
+    ) -> Batch:
+        """The batch of a step: a new one every `reuse` steps, else a mirrored copy of a recent one."""
+        if self.reuse > 1 and step % self.reuse and self.recent:
+            return self.recent[dice.integer(0, len(self.recent) - 1)].mirrored(dice)
+        batch = prepare(draw_batch(dice, sources, shape, size, params), network)
+        if self.reuse > 1:
+            self.recent = [*self.recent, batch][-KEPT:]
+        return batch
+
+
+def prepare(sample: Sample, network: QSMNetwork) -> Batch:
+    """A sample with what the network prepares for it."""
+    scale = field_scale(sample.field, sample.mask)
+    return Batch(sample, network.prepare(sample.field / scale, sample.mask, sample.geometry))
