@@ -28,6 +28,8 @@ class ChiParams:
         Their largest susceptibility, either sign.
     sign_chance : float
         Probability that the whole map changes sign.
+    blur_voxels : (2,) tuple of float
+        Range of the standard deviation of the final blur.
     """
 
     spread_ppm: float = 0.02
@@ -35,6 +37,7 @@ class ChiParams:
     lesion_chance: float = 0.2
     lesion_ppm: float = 2.0
     sign_chance: float = 0.5
+    blur_voxels: tuple[float, float] = (0.2, 0.7)
 
 
 def paint(dice: Dice, anatomy: Anatomy, voxel_mm: Voxel, params: ChiParams) -> torch.Tensor:
@@ -52,7 +55,7 @@ def paint(dice: Dice, anatomy: Anatomy, voxel_mm: Voxel, params: ChiParams) -> t
         chi = chi + (dice.number(0.08, 0.4) - chi) * tubes
     if dice.chance(params.lesion_chance):
         chi = lesions(dice, chi, anatomy.brain, voxel_mm, params.lesion_ppm)
-    width = dice.number(0.2, 0.7)
+    width = dice.number(*params.blur_voxels)
     chi = gaussian(chi, (width, width, width))
     if dice.chance(params.sign_chance):
         chi = -chi
