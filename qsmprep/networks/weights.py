@@ -136,6 +136,9 @@ def load(name: str, folder: str | Path | None = None, device: torch.device | str
             expected="the tensors of the architecture and configuration on their card",
             remedy="use the weights that came with this version of qsmprep, or train them again",
         ) from None
+    for parameter in network.parameters():
+        if parameter.dim() == 5:  # a sixth to a third faster on a CPU
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
     return network.to(device).eval().requires_grad_(False), card
 
 

@@ -1,0 +1,87 @@
+"""How large the tiles may be that a network is run in."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from qsmprep.networks.base import QSMNetwork
+from qsmprep.networks.ghpa import GHPA
+from qsmprep.networks.metaqsm import WPConv
+from qsmprep.networks.tiles import Tiles
+from qsmprep.settings import usable_memory_gb
+
+OVERLAP = 32
+"""Overlap of neighbouring tiles in voxels, at least."""
+
+PHYSICS_BYTES = 200
+"""Memory of the transforms per voxel of the volume: 94 to 123 measured, 178 with the start of ConeNet."""
+
+WORKING_BYTES = 45
+"""Memory of the convolutions per voxel and channel of the first level: 35 to 42 measured."""
+
+ATTENTION_BYTES = 90
+"""The same with GHPA: 68 to 87 measured."""
+
+SHARE = 0.8
+"""Part of the free memory that is planned with."""
+
+CPU_LIMIT = 5.5e9
+"""Most that is planned with on a CPU, where other steps run beside this one."""
+
+
+def plan_tiles(network: QSMNetwork, shape: tuple[int, ...], tile: int, device: torch.device) -> Tiles:
+    """Tiles of ``tile`` voxels, or (0) the whole volume where memory allows it, else the largest that fit.
+
+    Parameters
+    ----------
+    network : QSMNetwork
+        To be run.
+    shape : (3,) tuple of int
+        Lengths of its input channels, after space to depth.
+    tile : int
+        Edge in voxels of the image; rounded up to what the network can take.
+    device : torch.device
+        Whose memory counts.
+    """
+    align, overlap = _steps(network)
+    if tile > 0:
+        edge = -(-tile // network.shuffle // align) * align
+        return Tiles(max(edge, overlap + align), overlap, align)
+    voxels = math.prod(shape)
+    free = SHARE * free_bytes(device) - PHYSICS_BYTES * voxels * network.shuffle**3
+    need = working_bytes(network)
+    if need * voxels <= free:
+        return Tiles(0, overlap, align)
+    edge = int((max(free, 0) / need) ** (1 / 3)) // align * align
+    return Tiles(max(edge, overlap + align), overlap, align)
+
+
+def smaller(network: QSMNetwork, tiles: Tiles, shape: tuple[int, ...]) -> Tiles | None:
+    """Tiles of about half the edge; None when there are none."""
+    align, overlap = _steps(network)
+    now = min(tiles.edge, max(shape)) if tiles.edge > 0 else max(shape)
+    edge = max(now // 2 // align * align, overlap + align)
+    return Tiles(edge, overlap, align) if edge < now else None
+
+
+def _steps(network: QSMNetwork) -> tuple[int, int]:
+    """What tile edges are multiples of, and the overlap, in voxels of the input channels."""
+    align = network.stride // network.shuffle
+    return align, max(align, -(-OVERLAP // network.shuffle // align) * align)
+
+
+def working_bytes(network: QSMNetwork) -> float:
+    """Memory in bytes per voxel of the input channels that the convolutions need."""
+    head = network.head
+    width = head.shape[1] if isinstance(head, WPConv) else head.in_channels
+    attention = any(isinstance(module, GHPA) for module in network.modules())
+    return width * (ATTENTION_BYTES if attention else WORKING_BYTES)
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory in bytes that may still be used on a device."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    return min(1e9 * usable_memory_gb(), CPU_LIMIT / SHARE)
