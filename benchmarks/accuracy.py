@@ -32,6 +32,7 @@ from qsmprep.core.grid import Grid
 from qsmprep.core.methods import METHODS
 from qsmprep.core.metrics import evaluate, nrmse
 from qsmprep.core.units import hz_per_ppm
+from qsmprep.networks.card import card_path
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -113,10 +114,16 @@ def background_rows(case: Case, seed: int) -> Iterator[Row]:
         }
 
 
+def inversion_names() -> tuple[str, ...]:
+    """The inversions there are; learned ones only where their weights are."""
+    methods = (METHODS.get("inversion", name) for name in METHODS.names("inversion"))
+    return tuple(method.name for method in methods if not method.learned or card_path(method.name).exists())
+
+
 def inversion_rows(case: Case, seed: int) -> Iterator[Row]:
     """Susceptibility of every inversion from the true local field."""
     field = case.noisy(case.local_ppm, seed)
-    for name in METHODS.names("inversion"):
+    for name in inversion_names():
         method = METHODS.get("inversion", name)
         start = time.perf_counter()
         result = method.load()(field, case.brain, case.grid, method.configure(), magnitude=case.magnitude)
@@ -143,7 +150,7 @@ def run_qsmprep(dataset: Path, folder: Path, background: str, inversions: Sequen
 
 def image_rows(dataset: Path, cases: Sequence[Case], folder: Path) -> Iterator[Row]:
     """What ``qsmprep`` makes of the images: every inversion after the default background, and the other way round."""
-    backgrounds, inversions = METHODS.names("background"), METHODS.names("inversion")
+    backgrounds, inversions = METHODS.names("background"), inversion_names()
     for background in backgrounds:
         wanted = inversions if background == backgrounds[0] else inversions[:1]
         out = run_qsmprep(dataset, folder, background, wanted)

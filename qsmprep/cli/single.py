@@ -201,11 +201,12 @@ def provenance(args: argparse.Namespace, method: Method, grid: Grid, inputs: dic
 
 
 def details(info: dict[str, Any]) -> dict[str, Any]:
-    """What a method noted on its way, as far as it is a number or a word; ``None`` where a number is not finite."""
+    """What a method noted on its way, as far as it is numbers and words; ``None`` where a number is not finite."""
     result: dict[str, Any] = {}
     for name, value in info.items():
         value = value.item() if isinstance(value, np.generic) else value
-        if isinstance(value, bool | int | str):
+        words = isinstance(value, list) and all(isinstance(item, str) for item in value)
+        if words or isinstance(value, bool | int | str):
             result[name] = value
         elif isinstance(value, float):
             result[name] = value if math.isfinite(value) else None

@@ -63,6 +63,11 @@ class Method:
     sentence: str
     citations: tuple[str, ...] = ()
 
+    @property
+    def learned(self) -> bool:
+        """Whether it is a trained network, which needs its weights."""
+        return self.target.startswith("qsmprep.networks.")
+
     def load(self) -> Callable[..., Any]:
         """Import and return the function."""
         module, function = self.target.split(":")

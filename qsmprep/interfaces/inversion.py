@@ -68,6 +68,7 @@ class InvertInputSpec(base.MethodInputSpec):
     magnitude = File(exists=True, mandatory=True)
     b0_t = traits.Float(mandatory=True)
     te_s = traits.Float(mandatory=True, desc="time whose phase nonlinear data terms work with")
+    model = traits.Str(usedefault=True, desc="checksum of a network's weights, so that others do not reuse results")
 
 
 class InvertOutputSpec(TraitedSpec):

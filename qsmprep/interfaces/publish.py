@@ -21,6 +21,11 @@ FROM_INFO = {
     "exact": "UnwrappingExact",
     "phase_scaling": "PhaseConvention",
     "source": "MaskSource",
+    "network_weights": "NetworkWeights",
+    "trained_steps": "NetworkTrainingSteps",
+    "outside_card": "NetworkOutsideTraining",
+    "consistency_weight": "DataConsistencyWeight",
+    "tiles": "Tiles",
 }
 """What a step learnt, and the key of the sidecar it goes to."""
 

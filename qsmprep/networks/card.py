@@ -22,6 +22,9 @@ FORMAT = 1
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "weights"
 """Where the shipped weights and their cards are."""
 
+SUFFIX = ".safetensors"
+"""Of weight files."""
+
 RANGES = ("in_plane_mm", "slice_mm", "tilt_deg", "noise_ppm")
 """What a card states ranges of."""
 
@@ -114,6 +117,20 @@ def read_card(name: str, folder: str | Path | None = None) -> Card:
     except (OSError, ValueError) as problem:
         raise DataError(f"the card of the network cannot be read ({problem})", file=path, expected="JSON") from None
     return parse_card(content, path)
+
+
+def find_weights(name: str, folder: str | Path | None = None) -> Card:
+    """The card of the weights of that name, after a look whether the weights are there; without reading them.
+
+    Raises
+    ------
+    MissingFileError, DataError
+        See :func:`read_card`.
+    """
+    card, path = read_card(name, folder), card_path(name, folder).with_suffix(SUFFIX)
+    if not path.is_file():
+        raise missing(name, path)
+    return card
 
 
 def missing(name: str, path: Path) -> MissingFileError:

@@ -165,7 +165,7 @@ def describe(card: Card, grid: Grid, noise_ppm: float, title: str) -> dict[str, 
         LOG.warning("%s: %s", title, sentence)
     return {
         "network": card.network,
-        "weights": card.code,
+        "network_weights": card.code,
         "trained_steps": card.steps,
         "noise_ppm": noise_ppm,
         "outside_card": told,

@@ -15,7 +15,7 @@ from safetensors.torch import save as tensors_to_bytes
 
 from qsmprep.errors import CannotWriteError, DataError, UsageError
 from qsmprep.networks.base import QSMNetwork
-from qsmprep.networks.card import FOLDER, Card, card_path, missing, read_card
+from qsmprep.networks.card import FOLDER, SUFFIX, Card, card_path, missing, read_card
 from qsmprep.networks.zoo import build
 
 MAX_BYTES = 16 * 1024**2
@@ -30,7 +30,7 @@ KERNEL = 512
 
 def weight_path(name: str, folder: str | Path | None = None) -> Path:
     """Where the weights of that name are looked for; empty or None means among those shipped."""
-    return card_path(name, folder).with_suffix(".safetensors")
+    return card_path(name, folder).with_suffix(SUFFIX)
 
 
 def save(

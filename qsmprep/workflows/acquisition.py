@@ -18,6 +18,7 @@ from qsmprep.core.methods import METHODS
 from qsmprep.interfaces.inversion import Invert, Reference, RemoveBackground
 from qsmprep.interfaces.masks import BrainMask, QSMMask
 from qsmprep.interfaces.phase import Conform, FitField, FitR2Star, Unwrap
+from qsmprep.networks.card import find_weights
 from qsmprep.settings import Settings
 
 BYTES_PER_VOXEL = {"conform": 40, "unwrap": 80, "fieldmap": 120, "background": 400, "invert": 700}
@@ -138,6 +139,7 @@ def _chi_part(
             Invert(
                 b0_t=b0_t,
                 te_s=turn_time_s(acquisition.te_s),
+                model=model_of(settings, name),
                 **where,
                 **_chosen(settings, "inversion", name),
             ),
@@ -155,6 +157,20 @@ def _chi_part(
                 (background, reference, [("mask", "mask")]),
             ]
         )
+
+
+def model_of(settings: Settings, name: str) -> str:
+    """Checksum of the weights of a learned inversion; empty for all others.
+
+    Raises
+    ------
+    MissingFileError, DataError
+        When there are no such weights, or they have no card that can be read.
+    """
+    if not METHODS.get("inversion", name).learned:
+        return ""
+    folder = settings.params("inversion", name).weights
+    return find_weights(name, folder).sha256
 
 
 def turn_time_s(te_s: tuple[float, ...]) -> float:

@@ -17,7 +17,8 @@ from qsmprep.bids.preflight import Preflight, preflight
 from qsmprep.bids.table import render_table
 from qsmprep.bids.write import write_text
 from qsmprep.core.grid import Grid
-from qsmprep.errors import CannotWriteError, MissingFileError
+from qsmprep.core.methods import METHODS
+from qsmprep.errors import CannotWriteError, MissingFileError, UsageError
 from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
 
@@ -55,9 +56,12 @@ def run(settings: Settings) -> int:
 
 
 def _check_machine(settings: Settings) -> None:
-    """Refuse a device, a plugin or a program that is not there before any work."""
+    """Refuse a device, a plugin, a program or trained weights that are not there before any work."""
     if settings.mask == "fsl" and shutil.which("bet") is None:
         raise MissingFileError("FSL's `bet` is not on the PATH", remedy="install FSL and load it, or use --mask bet")
+    for name in settings.inversions:
+        if METHODS.get("inversion", name).learned:
+            _check_weights(name, settings.params("inversion", name).weights)
     if settings.device.startswith("cuda"):
         from qsmprep.core.device import resolve_device
 
@@ -66,6 +70,15 @@ def _check_machine(settings: Settings) -> None:
         from qsmprep.workflows.engine import plugin_settings
 
         plugin_settings(settings.use_plugin)
+
+
+def _check_weights(name: str, folder: str) -> None:
+    """Refuse weights that are not there, or that a step in its own folder would not find."""
+    from qsmprep.networks.card import find_weights
+
+    if folder and not Path(folder).is_absolute():
+        raise UsageError(f"`{name}.weights` is {folder!r}", expected="an absolute path")
+    find_weights(name, folder)
 
 
 def _start_logs(settings: Settings, found: Preflight) -> Path:

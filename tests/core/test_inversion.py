@@ -19,7 +19,7 @@ from qsmprep.core.inversion.tkd import tkd, truncated_inverse
 from qsmprep.core.methods import METHODS
 from qsmprep.errors import DataError, UsageError
 
-NAMES = METHODS.names("inversion")
+NAMES = tuple(name for name in METHODS.names("inversion") if not METHODS.get("inversion", name).learned)
 LINEAR = ("tkd", "l2")
 WEIGHTED = ("tv", "rts", "ilsqr", "medi")
 GRID = Grid((44, 50, 38), (1.0, 1.0, 1.0), (0.0, 0.0, 1.0))
