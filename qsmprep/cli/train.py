@@ -54,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seed", type=int, metavar="N", help="of weights and samples (default: the recipe's)")
     add("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
     add("--export", type=Path, metavar="DIR", help="then write DIR/NAME.safetensors and its card, DIR/NAME.json")
+    add("--export-name", metavar="WORD", help="name of these files instead of NAME")
     add("--half", action=argparse.BooleanOptionalAction, default=True, help="export in half precision (default: yes)")
     add("--description", metavar="TEXT", help="a remark for the card, for example on the hardware")
     add("--version", action="version", version=f"qsmprep-train {qsmprep_version()}")
@@ -75,6 +76,8 @@ def check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
             raise UsageError(f"`--{name}` is {value}", expected=f"a whole number from {low} to {high}")
+    if args.export_name and not args.export_name.replace("-", "").replace("_", "").isalnum():
+        raise UsageError(f"`--export-name` is {args.export_name!r}", expected="letters, digits, - and _")
     if not args.minutes >= 0:
         raise UsageError(f"`--minutes` is {args.minutes}", expected="a number, not below 0")
 
@@ -213,7 +216,8 @@ def export(args: argparse.Namespace, params: TrainParams, state: State, record: 
     """Write the weights and their card, and say so."""
     from qsmprep.training.export import export_weights
 
-    path = export_weights(params, state, record, out, args.export, half=args.half, description=args.description)
+    path = export_weights(params, state, record, out, args.export, name=args.export_name or "", half=args.half,
+                          description=args.description)  # fmt: skip
     print(f"wrote {path} and its card")
 
 

@@ -41,6 +41,17 @@ Order of magnitude of adult values at 3 T, see the tables of Langkammer et al. (
 doi:10.1016/j.neuroimage.2012.05.049; every draw spreads them widely.
 """
 
+PARCELS = (
+    (slice(1000, 3000), 3),
+    (slice(3000, 5000), 2),
+    (slice(11000, 13000), 3),
+    (slice(13000, 15000), 2),
+)
+"""FreeSurfer codes of parcels of the cortex and of the white matter below, and the code of the whole."""
+
+LARGEST = 15000
+"""Codes from here on are none of the above."""
+
 
 @dataclass(frozen=True)
 class LabelMap:
@@ -106,10 +117,12 @@ def load_labels(path: Path, device: torch.device | str = "cpu") -> LabelMap:
         codes = np.asarray(image.dataobj).squeeze()
     except (ImageFileError, OSError, EOFError, ValueError) as problem:
         raise DataError(f"a label map cannot be read: {problem}", file=path, expected="a NIfTI or MGZ image") from None
-    table = np.zeros(int(max(1000, codes.max() + 1)), dtype=np.uint8)
+    table = np.zeros(LARGEST + 1, dtype=np.uint8)
     for index, (members, _) in enumerate(CLASSES):
-        table[[c for c in members if c < len(table)]] = index
-    classes = table[np.clip(np.rint(codes), 0, None).astype(np.int32)]
+        table[list(members)] = index
+    for parcels, member in PARCELS:
+        table[parcels] = table[member]
+    classes = table[np.rint(np.clip(np.nan_to_num(codes), 0, LARGEST)).astype(np.int32)]
     if np.count_nonzero(classes > CSF) < 1000:
         raise DataError(
             "a label map holds no brain", file=path, expected="FreeSurfer codes: 2 and 41 white, 3 and 42 cortex …"

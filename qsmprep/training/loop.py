@@ -8,6 +8,7 @@ import math
 import pickle
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,11 @@ def check_patches(params: TrainParams, network: QSMNetwork) -> None:
             raise DataError(
                 f"a patch of {patch} voxels does not suit {params.network}",
                 expected=f"lengths that are multiples of {network.stride}",
+            )
+        if params.batch * math.prod(n // network.stride for n in patch) < 2:
+            raise DataError(
+                f"a single patch of {patch} voxels leaves {params.network} one voxel to take statistics of",
+                expected=f"a larger `batch`, or lengths above {network.stride}",
             )
 
 
@@ -211,7 +217,8 @@ def save(path: Path, params: TrainParams, state: State) -> None:
         torch.save(content, part)
         part.replace(path)
     except (OSError, RuntimeError) as problem:  # torch tells of a full disk with a RuntimeError
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise CannotWriteError(
             f"the checkpoint cannot be written: {problem}", file=path, remedy="check the folder and the space left"
         ) from None
@@ -228,7 +235,16 @@ def resume(path: Path, params: TrainParams, device: torch.device | str) -> State
     try:
         content = torch.load(path, map_location=device, weights_only=True)
         before = content["params"]
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as problem:
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        pickle.PickleError,
+    ) as problem:
         raise DataError(
             f"the checkpoint cannot be read: {problem}", file=path, remedy="remove it to begin anew"
         ) from None

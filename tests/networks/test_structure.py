@@ -16,6 +16,7 @@ from qsmprep.core.inversion.dataconsistency import data_consistency
 from qsmprep.core.inversion.problem import FULL_PAD
 from qsmprep.errors import UsageError
 from qsmprep.networks.base import QSMNetwork, to_depth, to_space
+from qsmprep.networks.conenet import ConeNet
 from qsmprep.networks.geometry import Geometry, field_scale, noise_ratio
 from qsmprep.networks.ghpa import GHPA, PlaneAttention
 from qsmprep.networks.invnet import DomainBatchNorm
@@ -358,6 +359,11 @@ def test_the_target_domain_is_the_default():
 # ConeNet
 
 
+def entering(network: ConeNet) -> int:
+    """Channels that a step is given beside the features of the step before."""
+    return network.entry.in_channels - network.head.in_channels
+
+
 def trust_data(network: QSMNetwork, log_weight: float) -> None:
     with torch.no_grad():
         network.consistency.slope.zero_()
@@ -395,7 +401,7 @@ def test_the_geometry_shapes_the_layers_of_conenet():
     for name, parameter in network.named_parameters():
         if "modulation.weight" in name:
             nn.init.normal_(parameter, std=0.2)
-    entry = torch.randn(1, network.in_channels, 8, 8, 8)
+    entry = torch.randn(1, entering(network), 8, 8, 8)
     sides = [torch.cat([geometry_of(voxel_mm=v, b0_dir=b).side(), torch.tensor([-1.0, 0.0])])[None]
              for v, b in (((1, 1, 1), (0, 0, 1)), ((0.5, 0.5, 2), (0, 0, 1)), ((1, 1, 1), TILTED))]  # fmt: skip
     with torch.no_grad():
@@ -406,7 +412,7 @@ def test_the_geometry_shapes_the_layers_of_conenet():
 
 def test_conenet_hands_its_features_to_the_next_step():
     network = small("conenet")
-    entry, code = torch.randn(1, network.in_channels, 8, 8, 8), torch.zeros(1, 32)
+    entry, code = torch.randn(1, entering(network), 8, 8, 8), torch.zeros(1, 32)
     with torch.no_grad():
         features = network.step(entry, None, code)
         assert not torch.allclose(network.step(entry, features, code), features)

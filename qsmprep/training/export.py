@@ -1,0 +1,131 @@
+"""From a trained state to a weight file with its card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qsmprep.errors import DataError
+from qsmprep.networks.card import Card
+from qsmprep.networks.weights import save, weight_path
+from qsmprep.networks.zoo import architecture
+from qsmprep.training.config import TrainParams
+from qsmprep.training.loop import State
+from qsmprep.training.record import last_validation
+from qsmprep.training.sample import SampleParams
+
+GPUS = ("nvidia", "amd instinct", "tesla", "geforce", "quadro")
+
+
+def ranges(sample: SampleParams) -> dict[str, tuple[float, float]]:
+    """What a network may be given, after what it was trained on."""
+    geometry, noise = sample.geometry, sample.field.noise_ppm
+    if geometry.fixed_mm is not None:
+        short, middle, long = sorted(geometry.fixed_mm)
+        plane, slab = (short, middle), (long, long)
+    else:
+        plane, slab = geometry.in_plane_mm, geometry.slice_mm
+    return {"in_plane_mm": plane, "slice_mm": slab, "tilt_deg": (0.0, geometry.tilt_deg), "noise_ppm": noise}
+
+
+def limits(params: TrainParams, state: State, record: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the weights must not be trusted with."""
+    told = ["Trained on simulated fields of simulated susceptibility only; no real scan was ever seen."]
+    if not record.get("label_maps") and not record.get("chi_maps"):
+        told.append("Trained on random shapes without any anatomy.")
+    if not record.get("held_out"):
+        told.append("Not validated during training: no label map was held out.")
+    if state.step < params.steps:
+        told.append(f"Stopped after {state.step} of {params.steps} steps, before the learning rate had come down.")
+    if params.sample.geometry.fixed_mm is not None:
+        told.append("One voxel size only was trained on.")
+    if not any(word in run.get("hardware", "").lower() for run in record.get("runs", []) for word in GPUS):
+        told.append("Trained on a CPU: narrower and much shorter than such networks are usually trained.")
+    return tuple(told)
+
+
+def training(
+    params: TrainParams, state: State, record: Mapping[str, Any], out: Path, description: str | None = None
+) -> dict[str, Any]:
+    """The card's entry on the training."""
+    runs = record.get("runs") or [{}]
+    score = last_validation(out)
+    entry = {
+        "command": runs[0].get("command"),
+        "further_commands": [run.get("command") for run in runs[1:]],
+        "recipe": record.get("recipe"),
+        "seed": params.seed,
+        "steps": state.step,
+        "steps_planned": params.steps,
+        "batch": params.batch,
+        "patches": [list(patch) for patch in params.patches],
+        "minutes": round(state.seconds / 60, 1),
+        "hardware": " | ".join(dict.fromkeys(str(run.get("hardware")) for run in runs)),
+        "threads": runs[-1].get("threads"),
+        "data": {key: record.get(key, []) for key in ("label_maps", "held_out", "chi_maps")},
+        "shapes": params.sample.shapes if record.get("label_maps") or record.get("chi_maps") else 1.0,
+        "version": runs[-1].get("version"),
+        "commit": runs[-1].get("commit"),
+        "date": runs[-1].get("date"),
+        "validation_nrmse": None if score is None else round(score, 4),
+    }
+    return {**entry, **({"description": description} if description else {})}
+
+
+def export_weights(
+    params: TrainParams,
+    state: State,
+    record: Mapping[str, Any],
+    out: Path,
+    folder: Path,
+    *,
+    name: str = "",
+    half: bool = True,
+    description: str | None = None,
+) -> Path:
+    """Write the averaged weights of a training and their card.
+
+    Parameters
+    ----------
+    params : TrainParams
+        The configuration.
+    state : State
+        What the training came to.
+    record : mapping
+        See :func:`qsmprep.training.record.open_record`.
+    out : Path
+        Folder of the training, with its log.
+    folder : Path
+        Where to.
+    name : str
+        Of both files, without suffix; default: the network's.
+    half : bool
+        In half precision.
+    description : str, optional
+        A remark for the card.
+
+    Returns
+    -------
+    Path
+        The weight file.
+
+    Raises
+    ------
+    DataError
+        When nothing was trained yet, or the file would be too large.
+    CannotWriteError
+        When the file system refuses.
+    """
+    if state.step == 0:
+        raise DataError("no step was trained: there are no weights to export", file=out, remedy="train first")
+    card = Card(
+        network=params.network,
+        title=architecture(params.network).title,
+        config=params.model,
+        ranges=ranges(params.sample),
+        training=training(params, state, record, out, description),
+        limits=limits(params, state, record),
+    )
+    save(state.average, card, folder, name=name, half=half)
+    return weight_path(name or params.network, folder)

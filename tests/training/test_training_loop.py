@@ -1,0 +1,182 @@
+"""The loop: it learns, it can be stopped and go on as if nothing had happened, it refuses what does not fit."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from training_cases import tiny, write_heads
+
+from qsmprep.errors import CannotWriteError, DataError, QSMPrepError
+from qsmprep.training.config import TrainParams
+from qsmprep.training.loop import CHECKPOINT, LOG, State, advance, begin, train
+from qsmprep.training.material import gather
+from qsmprep.training.sample import Sources
+
+NOTHING = Sources()
+
+SMALL = {
+    "metaqsm": {},
+    "loopnet": {"model": {"base": 4, "shuffle": 1, "iterations": 2}, "patches": [[32, 16, 16]]},
+    "conenet": {"model": {"base": 4, "depth": 2, "shuffle": 2}, "patches": [[16, 16, 16]]},
+    "qsminvnet": {"model": {"base": 4}, "patches": [[16, 16, 16]], "batch": 2, "physics_weight": 0.3},
+}
+
+
+def tensors(state: State) -> dict[str, torch.Tensor]:
+    both = (("now", state.network), ("mean", state.average))
+    return {f"{name}.{key}": value for name, network in both for key, value in network.state_dict().items()}
+
+
+def same(one: State, other: State) -> bool:
+    a, b = tensors(one), tensors(other)
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / LOG).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def until(step: int, asked: list[int]):
+    """A wish to stop after so many steps."""
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) > step
+
+    return stop
+
+
+@pytest.mark.parametrize(
+    ("network", "reuse"), [("metaqsm", 1), ("loopnet", 1), ("conenet", 1), ("conenet", 3), ("qsminvnet", 1)]
+)
+def test_going_on_gives_the_very_same_weights(tmp_path, network, reuse):
+    params = tiny(network=network, **SMALL[network], reuse=reuse, steps=5)
+    whole = train(params, NOTHING, NOTHING, tmp_path / "whole")
+    part = train(params, NOTHING, NOTHING, tmp_path / "parts", stop=until(2, []))
+    assert (part.step, whole.step) == (2, 5)
+    assert not same(part, whole)
+    parts = train(params, NOTHING, NOTHING, tmp_path / "parts")
+    assert parts.step == 5
+    assert same(parts, whole)
+    assert [row["step"] for row in rows(tmp_path / "parts")] == ["1", "2", "3", "4", "5"]
+    losses = [[row["loss"] for row in rows(tmp_path / name)] for name in ("whole", "parts")]
+    assert losses[0] == losses[1]
+
+
+def test_time_is_up_at_once_and_nothing_is_lost(tmp_path):
+    state = train(tiny(), NOTHING, NOTHING, tmp_path, minutes=0.0)
+    assert state.step == 0
+    assert same(train(tiny(), NOTHING, NOTHING, tmp_path), train(tiny(), NOTHING, NOTHING, tmp_path / "other"))
+
+
+def test_a_finished_run_stays_finished(tmp_path):
+    first = train(tiny(), NOTHING, NOTHING, tmp_path)
+    again = train(tiny(), NOTHING, NOTHING, tmp_path)
+    assert again.step == first.step == 4
+    assert same(first, again)
+    longer = train(tiny(steps=6), NOTHING, NOTHING, tmp_path)
+    assert longer.step == 6
+
+
+def test_the_seed_decides_everything(tmp_path):
+    one, again, other = (
+        train(tiny(seed=seed, steps=2), NOTHING, NOTHING, tmp_path / name)
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    assert same(one, again)
+    assert not same(one, other)
+
+
+def test_validation_is_logged_and_draws_nothing(tmp_path):
+    """Held-out maps are looked at, and leave the training as it is."""
+    found = gather(write_heads(tmp_path / "heads"), [], ("head_2",))
+    with_them = train(tiny(), found.sources, found.held, tmp_path / "with")
+    without = train(tiny(), found.sources, NOTHING, tmp_path / "without")
+    assert same(with_them, without)
+    scores = [row["nrmse_validation"] for row in rows(tmp_path / "with")]
+    assert [bool(score) for score in scores] == [False, True, False, True]
+    assert all(0 < float(score) < 3 for score in scores if score)
+    assert not any(row["nrmse_validation"] for row in rows(tmp_path / "without"))
+
+
+def test_the_average_follows_slowly():
+    params = tiny(ema=0.9, network="conenet", **SMALL["conenet"])
+    state = begin(params, "cpu")
+    state.step = 1000  # past the start, where the average follows faster
+    before = [parameter.clone() for parameter in state.average.parameters()]
+    advance(params, state, NOTHING, low=False)
+    now = list(state.network.parameters())
+    for old, mean, new in zip(before, state.average.parameters(), now, strict=True):
+        assert torch.allclose(mean, 0.9 * old + 0.1 * new, atol=1e-6)
+    assert not any(parameter.requires_grad for parameter in state.average.parameters())
+
+
+def test_training_reduces_the_error(tmp_path):
+    """On simple samples, so that it shows after a few steps."""
+    easy = {
+        "chi": {"lesion_chance": 0.0, "texture_ppm": 0.01},
+        "geometry": {"fixed_mm": [1.0, 1.0, 1.0], "tilt_deg": 0.0},
+        "field": {"noise_ppm": [0.001, 0.0011], "mismatch_chance": 0.0, "erosion": 1},
+    }
+    params: TrainParams = tiny(steps=60, warmup=5, learning_rate=0.01, batch=2, sample=easy)
+    train(params, NOTHING, NOTHING, tmp_path)
+    errors = [float(row["nrmse_train"]) for row in rows(tmp_path)]
+    assert sum(errors[-15:]) < 0.9 * sum(errors[:15])
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 5}, {"batch": 2}, {"sample": {"shapes": 0.5}}, {"patches": [[16, 16, 16]]}]
+)
+def test_another_configuration_does_not_go_on(tmp_path, change):
+    train(tiny(steps=1), NOTHING, NOTHING, tmp_path)
+    with pytest.raises(DataError, match=f"another configuration \\({next(iter(change))}\\)"):
+        train(tiny(steps=1, **change), NOTHING, NOTHING, tmp_path)
+
+
+@pytest.mark.parametrize("harm", ["cut short", "empty", "text", "other weights", "no weights"])
+def test_broken_checkpoints_are_refused(tmp_path, harm):
+    train(tiny(steps=1), NOTHING, NOTHING, tmp_path)
+    path = tmp_path / CHECKPOINT
+    if harm in ("other weights", "no weights"):
+        content = torch.load(path, weights_only=True)
+        if harm == "other weights":
+            content["network"] = {f"old.{key}": value for key, value in content["network"].items()}
+        else:
+            del content["network"]
+        torch.save(content, path)
+    else:
+        data = {"cut short": path.read_bytes()[:-2000], "empty": b"", "text": b"a checkpoint"}
+        path.write_bytes(data[harm])
+    with pytest.raises(DataError, match="checkpoint") as caught:
+        train(tiny(steps=2), NOTHING, NOTHING, tmp_path)
+    assert caught.value.file == str(path)
+    assert caught.value.remedy
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path):
+    train(tiny(steps=1), NOTHING, NOTHING, tmp_path)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    (tmp_path / f"{CHECKPOINT}.part").mkdir()
+    with pytest.raises(CannotWriteError, match="checkpoint"):
+        train(tiny(steps=2), NOTHING, NOTHING, tmp_path)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_divergence_is_said(tmp_path):
+    params = tiny(network="conenet", **SMALL["conenet"], learning_rate=1e20, warmup=1, steps=100, clip=1e30)
+    with pytest.raises(QSMPrepError, match="diverged") as caught:
+        train(params, NOTHING, NOTHING, tmp_path)
+    assert caught.value.exit_code == 1
+    assert len(rows(tmp_path)) < 60
+
+
+def test_bfloat16_learns_as_well(tmp_path):
+    low, high = (train(tiny(precision=p), NOTHING, NOTHING, tmp_path / p) for p in ("bfloat16", "float32"))
+    assert not same(low, high)
+    for value in tensors(low).values():
+        assert torch.isfinite(value).all()
+        assert value.dtype in (torch.float32, torch.int64)
