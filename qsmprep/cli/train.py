@@ -242,7 +242,9 @@ def run(argv: Sequence[str]) -> int:
     try:
         return learn(args, ["qsmprep-train", *argv])
     except (MemoryError, RuntimeError) as problem:
-        if isinstance(problem, MemoryError) or any(w in str(problem).lower() for w in ("out of memory", "not enough")):
+        from qsmprep.core.device import is_out_of_memory
+
+        if is_out_of_memory(problem):
             raise OutOfMemoryError(
                 "there is not enough memory", remedy="lower `batch` or `patches` in the recipe, or run with more memory"
             ) from problem
