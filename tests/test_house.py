@@ -191,7 +191,7 @@ COMMANDS = sorted(
 
 
 def test_the_commands_are_installed():
-    assert {"qsmprep", "qsmprep-step", "qsmprep-simulate"} <= {name for name, _ in COMMANDS}
+    assert {"qsmprep", "qsmprep-step", "qsmprep-simulate", "qsmprep-train"} <= {name for name, _ in COMMANDS}
 
 
 @pytest.mark.parametrize(("name", "module"), COMMANDS)
@@ -287,7 +287,7 @@ def test_the_readme_names_what_there_is():
 
 
 def test_the_readme_lists_the_long_options_that_exist():
-    calls = ["main"], ["step", "invert"], ["step", "background"], ["simulate"]
+    calls = ["main"], ["step", "invert"], ["step", "background"], ["simulate"], ["train"]
     help_texts = "".join(
         subprocess.run(
             [sys.executable, "-m", f"qsmprep.cli.{words[0]}", *words[1:], "--help"],
