@@ -13,14 +13,14 @@ from qsmprep.networks.zoo import architecture
 from qsmprep.training.config import TrainParams
 from qsmprep.training.loop import State
 from qsmprep.training.record import last_validation
-from qsmprep.training.sample import SampleParams
 
 GPUS = ("nvidia", "amd instinct", "tesla", "geforce", "quadro")
 
 
-def ranges(sample: SampleParams) -> dict[str, tuple[float, float]]:
-    """What a network may be given, after what it was trained on."""
-    geometry, noise = sample.geometry, sample.field.noise_ppm
+def ranges(params: TrainParams) -> dict[str, tuple[float, float]]:
+    """What a network may be given, after what it was trained on (with the second domain, where it saw one)."""
+    geometry, domains = params.sample.geometry, [params.sample, *([params.target] if params.physics_weight else [])]
+    noise = (min(one.field.noise_ppm[0] for one in domains), max(one.field.noise_ppm[1] for one in domains))
     if geometry.fixed_mm is not None:
         short, middle, long = sorted(geometry.fixed_mm)
         plane, slab = (short, middle), (long, long)
@@ -61,7 +61,7 @@ def training(
         "batch": params.batch,
         "patches": [list(patch) for patch in params.patches],
         "minutes": round(state.seconds / 60, 1),
-        "hardware": " | ".join(dict.fromkeys(str(run.get("hardware")) for run in runs)),
+        "hardware": " | ".join(dict.fromkeys(run["hardware"] for run in runs if "hardware" in run)),
         "threads": runs[-1].get("threads"),
         "data": {key: record.get(key, []) for key in ("label_maps", "held_out", "chi_maps")},
         "shapes": params.sample.shapes if record.get("label_maps") or record.get("chi_maps") else 1.0,
@@ -123,7 +123,7 @@ def export_weights(
         network=params.network,
         title=architecture(params.network).title,
         config=params.model,
-        ranges=ranges(params.sample),
+        ranges=ranges(params),
         training=training(params, state, record, out, description),
         limits=limits(params, state, record),
     )

@@ -224,6 +224,16 @@ def save(path: Path, params: TrainParams, state: State) -> None:
         ) from None
 
 
+def completed(before: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """An older configuration with the defaults of entries that there were none of then."""
+
+    def fill(key: str) -> Any:
+        value, default = before.get(key, defaults[key]), defaults[key]
+        return completed(value, default) if isinstance(default, dict) and default else value
+
+    return {key: fill(key) for key in defaults}
+
+
 def resume(path: Path, params: TrainParams, device: torch.device | str) -> State:
     """Go on from a checkpoint; only the number of steps and their schedule may differ from then.
 
@@ -250,7 +260,8 @@ def resume(path: Path, params: TrainParams, device: torch.device | str) -> State
         ) from None
     free = {"steps", "decay", "learning_rate", "validate_every", "precision"}
     now = dataclasses.asdict(params)
-    changed = sorted(key for key in now if key not in free and before.get(key, now[key]) != now[key])
+    before = completed(before, dataclasses.asdict(TrainParams(params.network)))
+    changed = sorted(key for key in now if key not in free and before[key] != now[key])
     if changed:
         raise DataError(
             f"the checkpoint is of another configuration ({', '.join(changed)})",

@@ -89,12 +89,32 @@ def read_record(out: Path) -> dict[str, Any]:
 def open_record(out: Path, command: Sequence[str], recipe: Path, material: Material, device: str) -> dict[str, Any]:
     """The record of a training folder with one more run; refuses maps that it was not begun with.
 
+    Where a checkpoint was written without a record (by :func:`qsmprep.training.loop.train`), the command
+    that would have done the same stands for it.
+
+    Parameters
+    ----------
+    out : Path
+        The folder.
+    command : sequence of str
+        The command line; its second word is the network.
+    recipe : Path
+        The configuration.
+    material : Material
+        Maps of this run.
+    device : str
+        Torch device.
+
     Raises
     ------
     DataError
         When the training was begun with other maps.
     """
-    record = read_record(out) if (out / CHECKPOINT).exists() else {}
+    begun = (out / CHECKPOINT).exists()
+    record = read_record(out) if begun else {}
+    earlier = record.get("runs") or (
+        [{"command": f"qsmprep-train {command[1]} --config {recipe.name}"}] if begun else []
+    )
     maps = {
         "label_maps": list(material.labels),
         "held_out": list(material.held_labels),
@@ -116,7 +136,7 @@ def open_record(out: Path, command: Sequence[str], recipe: Path, material: Mater
         "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
     }
-    return {"recipe": recipe.name, **maps, "runs": [*record.get("runs", []), run]}
+    return {"recipe": recipe.name, **maps, "runs": [*earlier, run]}
 
 
 def write_record(out: Path, record: dict[str, Any]) -> None:

@@ -181,6 +181,17 @@ def test_the_card_tells_what_was_done(tmp_path, nowhere, recipe, heads, capsys):
     assert all(torch.equal(value, kept[key]) for key, value in network.state_dict().items())  # --no-half
 
 
+def test_a_checkpoint_without_a_record_is_told_as_the_command_that_makes_it(tmp_path, nowhere, recipe):
+    words = ["metaqsm", "--config", str(recipe), "--out", "out"]
+    assert main(words) == 0
+    (nowhere / "out" / "run.json").unlink()
+    assert main([*words, "--export", str(tmp_path / "w")]) == 0
+    training = load("metaqsm", tmp_path / "w")[1].training
+    assert training["command"] == "qsmprep-train metaqsm --config tiny.yaml"
+    assert training["hardware"] == hardware("cpu")
+    assert training["steps"] == 3
+
+
 def test_a_susceptibility_map_of_the_user(tmp_path, nowhere, recipe):
     x, y, z = np.meshgrid(*3 * [np.linspace(-1, 1, 32)], indexing="ij")
     chi = np.where(x > 0, 0.2, 0.1) * (x**2 + y**2 + z**2 < 0.9)

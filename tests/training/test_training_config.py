@@ -28,7 +28,7 @@ def test_shipped_recipes_are_right(name):
     check_patches(params, network)
     assert sum(2 * value.numel() for value in network.state_dict().values()) < MAX_BYTES
     assert params.hold_out
-    assert set(ranges(params.sample)) == {"in_plane_mm", "slice_mm", "tilt_deg", "noise_ppm"}
+    assert set(ranges(params)) == {"in_plane_mm", "slice_mm", "tilt_deg", "noise_ppm"}
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# ")
     assert ("has not been run yet" in text) == name.endswith("_h200")
@@ -70,6 +70,18 @@ def test_values_are_read_as_what_they_are(tmp_path):
     assert params.patches == ((16, 16, 16), (24, 16, 16))
     assert params.steps == 9
     assert params.hold_out == ("head_2",)
+
+
+def test_the_ranges_of_a_card_are_those_of_the_recipe():
+    params = tiny(sample={"geometry": {"fixed_mm": [2.0, 0.5, 0.6]}, "field": {"noise_ppm": [0.001, 0.002]}})
+    assert ranges(params) == {
+        "in_plane_mm": (0.5, 0.6),
+        "slice_mm": (2.0, 2.0),
+        "tilt_deg": (0.0, 54.0),
+        "noise_ppm": (0.001, 0.002),
+    }
+    both = tiny(physics_weight=0.1, target={"field": {"noise_ppm": [0.002, 0.01]}})
+    assert ranges(both)["noise_ppm"] == (0.0005, 0.01)
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,18 @@ def test_another_configuration_does_not_go_on(tmp_path, change):
         train(tiny(steps=1, **change), NOTHING, NOTHING, tmp_path)
 
 
+def test_a_checkpoint_from_before_an_entry_existed_goes_on(tmp_path):
+    train(tiny(steps=1), NOTHING, NOTHING, tmp_path)
+    content = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    del content["params"]["reuse"], content["params"]["sample"]["chi"]["lesion_ppm"]
+    torch.save(content, tmp_path / CHECKPOINT)
+    with pytest.raises(DataError, match="another configuration"):
+        train(tiny(steps=1, sample={"chi": {"lesion_ppm": 1.0}}), NOTHING, NOTHING, tmp_path)
+    with pytest.raises(DataError, match="another configuration"):
+        train(tiny(steps=1, model={"base": 4}), NOTHING, NOTHING, tmp_path)
+    assert train(tiny(steps=2), NOTHING, NOTHING, tmp_path).step == 2
+
+
 @pytest.mark.parametrize("harm", ["cut short", "empty", "text", "other weights", "no weights"])
 def test_broken_checkpoints_are_refused(tmp_path, harm):
     train(tiny(steps=1), NOTHING, NOTHING, tmp_path)
