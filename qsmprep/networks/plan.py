@@ -13,7 +13,12 @@ from qsmprep.networks.tiles import Tiles
 from qsmprep.settings import usable_memory_gb
 
 OVERLAP = 32
-"""Overlap of neighbouring tiles in voxels, at least."""
+"""Overlap of neighbouring tiles in voxels, at least.
+
+On a head of 130 x 150 x 110 voxels, tiles of 64 and 96 voxels changed the maps of half-trained networks by
+3.7 and 2.4 % of their spread (LoopNet, whose attention planes span the tile), 3.0 and 1.6 % (Meta-QSM) and
+0.01 % (ConeNet).
+"""
 
 PHYSICS_BYTES = 200
 """Memory of the transforms per voxel of the volume: 94 to 123 measured, 178 with the start of ConeNet."""
