@@ -417,6 +417,19 @@ def test_conenet_hands_its_features_to_the_next_step():
         features = network.step(entry, None, code)
         assert not torch.allclose(network.step(entry, features, code), features)
         assert torch.equal(network.step(entry, torch.zeros_like(features), code), features)
+    given, made = [], []
+
+    def watched(step, entry, features, code):
+        given.append(features)
+        made.append(step(entry, features, code))
+        return made[-1]
+
+    field, mask = case()
+    with torch.no_grad():
+        network(field, mask, geometry_of(), iterations=3, over=watched)
+    assert given[0] is None
+    assert given[1] is made[0]
+    assert given[2] is made[1]
 
 
 # Geometry
