@@ -135,7 +135,9 @@ class QSMNetwork(nn.Module):
         outputs = over(partial(self.convolve, **options), entry)
         return [to_space(output, self.shuffle).float() + skip for output in outputs]
 
-    def prepare(self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
+    def prepare(
+        self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry, magnitude: torch.Tensor | None = None
+    ) -> torch.Tensor | None:
         """Slow input without parameters, handed to ``forward`` as option ``prepared``; odd in the field."""
         return None
 

@@ -46,7 +46,8 @@ class Modulated(nn.Module):
 class ConeNet(QSMNetwork):
     r"""Our own network: learned proximal steps, each a small U-Net followed by closed-form data consistency.
 
-    It starts from two total-variation maps, of a strong and a weak penalty, and also sees the closed-form
+    It starts from two total-variation maps, of a strong and a weak penalty that spares the edges of the
+    magnitude where there is one, and also sees the closed-form
     solution (which keeps what total variation takes for noise) and what the present map leaves of the field.
     From LoopNet it has the loop with shared weights, whose features are handed back to the next
     pass; from Meta-QSM that voxel size and B0 direction shape its layers (as a scale and a shift
@@ -117,9 +118,11 @@ class ConeNet(QSMNetwork):
             outputs.append(chi)
         return outputs
 
-    def prepare(self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    def prepare(
+        self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry, magnitude: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The maps to start from, ``(batch, 2, nx, ny, nz)``; they change sign with the field."""
-        return variation_maps(field, mask, geometry)
+        return variation_maps(field, mask, geometry, magnitude)
 
     def step(self, entry: torch.Tensor, features: torch.Tensor | None, code: torch.Tensor) -> torch.Tensor:
         """Features of one step from the channels and the features of the step before."""

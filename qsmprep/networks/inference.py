@@ -115,7 +115,9 @@ def invert(
         One of the parameter classes of the networks; what it does not have is as trained.
     weights : (nx, ny, nz) array, optional
         Relative reliability of the field; used only where a network is adapted by the physics.
-    magnitude, rad_per_ppm : optional
+    magnitude : (nx, ny, nz) array, optional
+        Its edges guide ConeNet; the other networks do not see it.
+    rad_per_ppm : optional
         Checked, but of no use to a network.
     device : str
         Torch device.
@@ -151,7 +153,9 @@ def invert(
     if not bool(problem.field_ppm.any()):
         return Susceptibility(problem.paste(problem.field_ppm), iterations=count, info={**info, "tiles": 0})
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        runner = Runner(network, field / scale, inside, Geometry(frame.grid, device=problem.device), params)
+        image = problem.cut(magnitude)
+        guide = None if image is None else frame.enter(image)
+        runner = Runner(network, field / scale, inside, guide, Geometry(frame.grid, device=problem.device), params)
         info |= runner.adapt(frame, problem, float(scale))
         chi, tiles = runner.run()
     info["tiles"] = tiles
@@ -185,6 +189,8 @@ class Runner:
         Divided by its spread.
     mask : (1, 1, nx, ny, nz) torch.Tensor
         1 inside.
+    magnitude : (1, 1, nx, ny, nz) torch.Tensor, optional
+        In any unit.
     geometry : Geometry
         Of the volume.
     params : dataclass
@@ -194,6 +200,7 @@ class Runner:
     network: QSMNetwork
     field: torch.Tensor
     mask: torch.Tensor
+    magnitude: torch.Tensor | None
     geometry: Geometry
     params: Any
 
@@ -252,7 +259,7 @@ class Runner:
 
     def attempt(self, tiles: Tiles) -> torch.Tensor:
         """The map, made odd in the field by averaging the network and its mirror image."""
-        prepared = self.network.prepare(self.field, self.mask, self.geometry)
+        prepared = self.network.prepare(self.field, self.mask, self.geometry, self.magnitude)
         chi = self.once(1.0, prepared, tiles)
         if getattr(self.params, "ensemble", "odd") == "odd":
             chi = 0.5 * (chi - self.once(-1.0, prepared, tiles))

@@ -5,11 +5,18 @@ from __future__ import annotations
 import torch
 
 from qsmprep.core.inversion.admm import TotalVariation
+from qsmprep.core.inversion.edges import edge_faces
 from qsmprep.core.inversion.problem import ITERATIVE_PAD, Spectral
 from qsmprep.networks.geometry import Geometry
 
 STAGES = ((0.11, 16), (0.028, 26))
 """Weight, relative to the spread of the field and the geometric mean of the voxel edges, and number of steps."""
+
+EDGES = 0.2
+"""Part of the faces between voxels where the magnitude changes most."""
+
+SPARED = 0.1
+"""Relative weight of the penalty on those faces."""
 
 RHO = 0.03
 REFRESH = 2
@@ -17,10 +24,13 @@ REFRESH = 2
 
 
 @torch.no_grad()
-def variation_maps(field: torch.Tensor, mask: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+def variation_maps(
+    field: torch.Tensor, mask: torch.Tensor, geometry: Geometry, magnitude: torch.Tensor | None = None
+) -> torch.Tensor:
     """Susceptibility with a strong and with a weak total-variation penalty.
 
-    The method of :func:`qsmprep.core.inversion.tv.tv` at fixed numbers of steps, the second stage going
+    Edges of the magnitude are spared, as in MEDI (doi:10.1002/mrm.22816). The method of
+    :func:`qsmprep.core.inversion.tv.tv` at fixed numbers of steps, the second stage going
     on from the first. Two maps, since which is better depends on noise and mismatch, from place to place.
 
     Parameters
@@ -31,6 +41,8 @@ def variation_maps(field: torch.Tensor, mask: torch.Tensor, geometry: Geometry) 
         1 inside.
     geometry : Geometry
         Of all volumes.
+    magnitude : (batch, 1, nx, ny, nz) torch.Tensor, optional
+        In any unit; one that is the same everywhere is as good as none.
 
     Returns
     -------
@@ -39,17 +51,20 @@ def variation_maps(field: torch.Tensor, mask: torch.Tensor, geometry: Geometry) 
     """
     space = Spectral(geometry.grid, ITERATIVE_PAD, geometry.device)
     edge = geometry.grid.voxel_volume_mm3 ** (1.0 / 3.0)
-    maps = [
-        _solve(one.float(), inside.float(), space, edge) for one, inside in zip(field[:, 0], mask[:, 0], strict=True)
-    ]
-    return torch.stack(maps)
+    images = [None] * len(field) if magnitude is None else list(magnitude[:, 0])
+    volumes = zip(field[:, 0], mask[:, 0], images, strict=True)
+    return torch.stack([_solve(one.float(), inside.float(), image, space, edge) for one, inside, image in volumes])
 
 
-def _solve(field: torch.Tensor, mask: torch.Tensor, space: Spectral, edge: float) -> torch.Tensor:
+def _solve(
+    field: torch.Tensor, mask: torch.Tensor, image: torch.Tensor | None, space: Spectral, edge: float
+) -> torch.Tensor:
     """Both maps of one volume."""
     part = tuple(slice(0, n) for n in field.shape)
     data = space.dipole * space.fft(mask * field)
-    split = TotalVariation(space, space.dipole**2, STAGES[0][0] * edge, RHO)
+    faces = edge_faces(mask > 0, image, space, EDGES)
+    faces = [None if face is None else face * (1 - SPARED) + SPARED for face in faces]
+    split = TotalVariation(space, space.dipole**2, STAGES[0][0] * edge, RHO, faces)
     chi = split.solve(data)
     kept = []
     for weight, steps in STAGES:

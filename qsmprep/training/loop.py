@@ -275,7 +275,7 @@ def resume(path: Path, params: TrainParams, device: torch.device | str) -> State
         state.average.load_state_dict(content["average"])
         state.optimiser.load_state_dict(content["optimiser"])
         dice = content["dice"]
-        state.supply.recent = [Batch.of(kept) for kept in content.get("recent", [])]
+        state.supply.recent = [Batch.of(kept) for kept in content.get("recent", []) if "magnitude" in kept]
         state.dice.restore(dice if isinstance(dice, list) else [dice])
         state.step, state.seconds = int(content["step"]), float(content["seconds"])
     except (RuntimeError, KeyError, TypeError, ValueError) as problem:

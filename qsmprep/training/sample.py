@@ -11,7 +11,7 @@ from qsmprep.core.grid import Grid
 from qsmprep.networks.geometry import Geometry
 from qsmprep.training.anatomy import Anatomy, LabelMap, chi_patch, head_patch, random_patch
 from qsmprep.training.draw import Dice, Shape, erode, rotation, smooth_noise
-from qsmprep.training.susceptibility import ChiParams, fibres, paint
+from qsmprep.training.susceptibility import ChiParams, draw_magnitude, fibres, paint
 
 PAD = 1.25
 """Padding of the transforms that networks work with in training."""
@@ -75,6 +75,8 @@ class SampleParams:
 
     shapes: float = 0.2
     """Probability of a patch without anatomy; 1 where there are no label maps."""
+    magnitude: float = 0.0
+    """Probability that a sample has a magnitude; only ConeNet looks at it."""
     chi: ChiParams = field(default_factory=ChiParams)
     geometry: GeometryParams = field(default_factory=GeometryParams)
     field: FieldParams = field(default_factory=FieldParams)
@@ -86,9 +88,9 @@ class Sample:
 
     Parameters
     ----------
-    field, chi, mask, noise_ppm : (batch, 1, nx, ny, nz) torch.Tensor
-        Local field and susceptibility in ppm, zero outside the mask (1 inside), and the standard
-        deviation of the white noise in the field.
+    field, chi, mask, noise_ppm, magnitude : (batch, 1, nx, ny, nz) torch.Tensor
+        Local field and susceptibility in ppm, zero outside the mask (1 inside), the standard deviation of
+        the white noise in the field, and a magnitude (all ones where there is none).
     geometry : Geometry
         Of all patches.
     """
@@ -97,6 +99,7 @@ class Sample:
     chi: torch.Tensor
     mask: torch.Tensor
     noise_ppm: torch.Tensor
+    magnitude: torch.Tensor
     geometry: Geometry
 
 
@@ -147,14 +150,14 @@ def draw_batch(dice: Dice, sources: Sources, shape: Shape, batch: int, params: S
     geometry = Geometry(grid, PAD, dice.device)
     wide = Geometry(grid, 2.0, dice.device)
     drawn = [draw_one(dice, sources, grid, wide, params) for _ in range(batch)]
-    fields, chis, masks, noises = (torch.stack(parts)[:, None] for parts in zip(*drawn, strict=True))
-    return Sample(fields, chis, masks, noises, geometry)
+    fields, chis, masks, noises, images = (torch.stack(parts)[:, None] for parts in zip(*drawn, strict=True))
+    return Sample(fields, chis, masks, noises, images, geometry)
 
 
 def draw_one(
     dice: Dice, sources: Sources, grid: Grid, wide: Geometry, params: SampleParams
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Field, susceptibility, mask and noise of one patch, ``(nx, ny, nz)`` each."""
+) -> tuple[torch.Tensor, ...]:
+    """Field, susceptibility, mask, noise and magnitude of one patch, ``(nx, ny, nz)`` each."""
     for _ in range(20):
         anatomy, chi = draw_map(dice, sources, grid, params)
         mask = erode(anatomy.brain, dice.integer(0, params.field.erosion))
@@ -162,7 +165,8 @@ def draw_one(
             break
     local, noise = draw_field(dice, chi, anatomy, mask, wide, params.field)
     inside = mask.float()
-    return local * inside, chi * inside, inside, noise * inside
+    image = draw_magnitude(dice, anatomy, chi, grid.voxel_mm) if dice.chance(params.magnitude) else torch.ones_like(chi)
+    return local * inside, chi * inside, inside, noise * inside, image * inside
 
 
 def draw_map(dice: Dice, sources: Sources, grid: Grid, params: SampleParams) -> tuple[Anatomy, torch.Tensor]:

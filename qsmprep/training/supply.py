@@ -16,7 +16,7 @@ from qsmprep.training.sample import PAD, Sample, SampleParams, Sources, draw_bat
 KEPT = 12
 """Batches that copies are made of."""
 
-VOLUMES = ("field", "chi", "mask", "noise_ppm")
+VOLUMES = ("field", "chi", "mask", "noise_ppm", "magnitude")
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Batch:
             turn(self.sample.chi) * sign,
             turn(self.sample.mask),
             turn(self.sample.noise_ppm),
+            turn(self.sample.magnitude),
             geometry,
         )
         return Batch(sample, None if self.prepared is None else turn(self.prepared) * sign)
@@ -98,4 +99,4 @@ class Supply:
 def prepare(sample: Sample, network: QSMNetwork) -> Batch:
     """A sample with what the network prepares for it."""
     scale = field_scale(sample.field, sample.mask)
-    return Batch(sample, network.prepare(sample.field / scale, sample.mask, sample.geometry))
+    return Batch(sample, network.prepare(sample.field / scale, sample.mask, sample.geometry, sample.magnitude))

@@ -120,6 +120,17 @@ def fibres(dice: Dice, anatomy: Anatomy, voxel_mm: Voxel, direction: torch.Tenso
     return (cosine.square() - 1 / 3) * (0.15 + 0.85 * white[anatomy.classes]) * anatomy.brain
 
 
+def draw_magnitude(dice: Dice, anatomy: Anatomy, chi: torch.Tensor, voxel_mm: Voxel) -> torch.Tensor:
+    """A gradient-echo magnitude: random tissue contrast, darker where susceptibility is large, shaded, noisy."""
+    shape: Shape = tuple(chi.shape)  # type: ignore[assignment]
+    level = 1 + dice.number(0.02, 0.25) * dice.normal((len(CLASSES),))
+    decay = torch.exp(-chi.abs() * dice.number(0.0, 6.0))
+    shade = 1 + 0.2 * smooth_noise(dice, shape, tuple(40.0 / mm for mm in voxel_mm))[0]  # type: ignore[arg-type]
+    image = level[anatomy.classes].clamp_min(0.2) * decay * shade.clamp_min(0.3)
+    width = dice.number(0.2, 0.7)
+    return gaussian(image, (width, width, width)) + dice.number(0.005, 0.08) * dice.normal(shape)
+
+
 def _somewhere(dice: Dice, where: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The position in mm of a random voxel of a mask (of the patch where the mask is empty)."""
     index = mask.flatten().nonzero()[:, 0]

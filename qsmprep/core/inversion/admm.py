@@ -23,10 +23,20 @@ class TotalVariation:
         :math:`\lambda` in ppm mm.
     rho : float
         Penalty of the split relative to a grid of 1 mm; it changes the speed, not the solution.
+    faces : list of torch.Tensor, optional
+        Relative weight of every face, for each axis on the padded grid; None weighs all alike.
     """
 
-    def __init__(self, space: Spectral, hessian: torch.Tensor, weight: float, rho: float) -> None:
+    def __init__(
+        self,
+        space: Spectral,
+        hessian: torch.Tensor,
+        weight: float,
+        rho: float,
+        faces: list[torch.Tensor | None] | None = None,
+    ) -> None:
         self.space = space
+        self.weights = faces or [None, None, None]
         self.rho = rho * float(space.grid.voxel_volume_mm3) ** (2.0 / 3.0)
         self.limit = weight / self.rho
         self.inverse = hessian + self.rho * space.laplacian()
@@ -50,7 +60,12 @@ class TotalVariation:
         for axis, (dual, mm) in enumerate(zip(self.duals, self.space.grid.voxel_mm, strict=True)):
             faces = difference(chi, axis, mm, out=self._faces)
             faces += dual
-            torch.clamp(faces, -self.limit, self.limit, out=dual)
+            weight = self.weights[axis]
+            if weight is None:
+                torch.clamp(faces, -self.limit, self.limit, out=dual)
+            else:
+                most = self.limit * weight
+                torch.clamp(faces, -most, most, out=dual)
             faces.sub_(dual, alpha=2.0)
             add_adjoint(self.pull, faces, axis, self.rho / mm)
 

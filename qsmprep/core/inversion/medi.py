@@ -10,6 +10,7 @@ from scipy.ndimage import distance_transform_edt
 
 from qsmprep.core.grid import Grid
 from qsmprep.core.inversion.admm import relative_change
+from qsmprep.core.inversion.edges import edge_faces
 from qsmprep.core.inversion.problem import (
     DEFAULT_RAD_PER_PPM,
     ITERATIVE_PAD,
@@ -94,7 +95,7 @@ def medi(
     )
     space = Spectral(problem.grid, ITERATIVE_PAD, problem.device)
     data = _data_term(problem, space, params.smv_radius_mm, rad_per_ppm or DEFAULT_RAD_PER_PPM)
-    edges = _edge_masks(problem, space, problem.cut(magnitude), params.edge_fraction)
+    edges = edge_faces(problem.mask, problem.cut(magnitude), space, params.edge_fraction)
     chi = torch.zeros(space.shape, device=space.device)
     change, done, inner = 1.0, 0, 0
     while done < params.max_iter and change >= params.tolerance:
@@ -167,24 +168,6 @@ def _ball(space: Spectral, radius_mm: float) -> torch.Tensor:
     ball = 3.0 * (torch.sin(x) - x * torch.cos(x)) / x**3
     ball[0, 0, 0] = 1.0
     return ball.to(torch.float32).to(space.device)
-
-
-def _edge_masks(
-    problem: Problem, space: Spectral, magnitude: torch.Tensor | None, fraction: float
-) -> list[torch.Tensor | None]:
-    """For each axis, 0 on the faces where the magnitude changes most and 1 elsewhere (None: all 1)."""
-    if magnitude is None or fraction == 0:
-        return [None, None, None]
-    mask, image = space.pad(problem.mask.to(torch.float32)) > 0, space.pad(magnitude)
-    steps, inside = [], []
-    for axis, mm in enumerate(space.grid.voxel_mm):
-        inside.append(mask & mask.roll(-1, axis))
-        steps.append(difference(image, axis, mm).abs_())
-    values = torch.cat([step[within] for step, within in zip(steps, inside, strict=True)]).sort().values
-    if values.numel() == 0:
-        return [None, None, None]
-    limit = values[min(int((1.0 - fraction) * values.numel()), values.numel() - 1)]
-    return [1.0 - ((step >= limit) & (step > 0) & within).float() for step, within in zip(steps, inside, strict=True)]
 
 
 class _Penalty:
