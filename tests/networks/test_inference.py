@@ -289,7 +289,7 @@ def runner_of(name, share, params):
         limited = network.entry = Limited(network.entry, voxels)
     grid = Grid(shape, (1.0, 1.0, 1.0), (0.1, 0.2, 0.97))
     field, mask, _ = (torch.from_numpy(v).float()[None, None] for v in head(grid))
-    return Runner(network, field / field.std(), mask, Geometry(grid), params), limited
+    return Runner(network, field / field.std(), mask, None, Geometry(grid), params), limited
 
 
 @pytest.mark.parametrize(("name", "params"), [("loopnet", LoopNetParams()), ("conenet", ConeNetParams())])

@@ -296,3 +296,14 @@ def test_material_that_is_not_there(tmp_path):
         gather(None, [tmp_path / "absent.nii"], ())
     with pytest.raises(DataError, match="held out"):
         gather(write_heads(tmp_path / "heads"), [], ("head_1", "head_2"))
+
+
+@pytest.mark.parametrize("chance", [0.0, 1.0])
+def test_magnitudes_are_drawn_as_often_as_told(heads, chance):
+    params = SampleParams(shapes=0.0, magnitude=chance)
+    sample = draw(3, heads, params)
+    values = sample.magnitude[sample.mask > 0]
+    assert (float(values.std()) > 0.01) == (chance > 0)
+    assert not sample.magnitude[sample.mask == 0].any()
+    if chance == 0:
+        assert bool((values == 1).all())

@@ -1,0 +1,71 @@
+"""The total-variation maps that ConeNet starts from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from network_cases import head, write_all
+
+from qsmprep.core.grid import Grid
+from qsmprep.core.inversion.tv import tv
+from qsmprep.core.parameters import ConeNetParams, LoopNetParams, TvParams
+from qsmprep.networks.geometry import Geometry, field_scale
+from qsmprep.networks.inference import invert
+from qsmprep.networks.variation import STAGES, variation_maps
+
+GRID = Grid((40, 44, 36), (0.9, 1.0, 1.2), (0.2, 0.1, 0.97))
+
+
+def nrmse(chi: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
+    found, true = (v[mask] - v[mask].mean() for v in (chi, truth))
+    return float(np.linalg.norm(found - true) / np.linalg.norm(true))
+
+
+@pytest.fixture(scope="module")
+def scene():
+    field, mask, chi = head(GRID)
+    image = np.where(mask, 1.0 + 3.0 * chi, 0).astype(np.float32)
+    batch = [torch.from_numpy(np.ascontiguousarray(v, dtype=np.float32))[None, None] for v in (field, mask, image)]
+    scale = field_scale(batch[0], batch[1])
+    return field, mask, chi, batch[0] / scale, batch[1], batch[2], float(scale)
+
+
+def test_the_weak_map_is_that_of_the_method(scene):
+    field, mask, _, scaled, inside, _, scale = scene
+    weak = variation_maps(scaled, inside, Geometry(GRID))[0, 1].numpy() * scale
+    edge = GRID.voxel_volume_mm3 ** (1 / 3)
+    params = TvParams(weight=STAGES[-1][0] * edge * scale, rho=0.03, tolerance=0.0, max_iter=200)
+    reference = tv(field, mask, GRID, params).chi_ppm
+    assert nrmse(weak, reference, mask) < 0.1
+
+
+def test_edges_of_the_magnitude_help(scene):
+    _, mask, chi, scaled, inside, image, scale = scene
+    geometry = Geometry(GRID)
+    plain, guided = (variation_maps(scaled, inside, geometry, m)[0].numpy() * scale for m in (None, image))
+    assert nrmse(guided[0], chi, mask) < 0.85 * nrmse(plain[0], chi, mask)
+
+
+def test_a_flat_magnitude_is_as_good_as_none(scene):
+    *_, scaled, inside, _, _ = scene
+    plain = variation_maps(scaled, inside, Geometry(GRID))
+    flat = variation_maps(scaled, inside, Geometry(GRID), 7.0 * inside)
+    assert torch.equal(plain, flat)
+
+
+def test_maps_are_odd(scene):
+    *_, scaled, inside, image, _ = scene
+    there, back = (variation_maps(s * scaled, inside, Geometry(GRID), image) for s in (1, -1))
+    torch.testing.assert_close(there, -back, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "guided"), [("conenet", ConeNetParams, True), ("loopnet", LoopNetParams, False)]
+)
+def test_only_conenet_looks_at_the_magnitude(tmp_path, scene, name, params, guided):
+    field, mask, *_ = scene
+    image = scene[5][0, 0].numpy()
+    chosen = params(weights=str(write_all(tmp_path)))
+    without, within = (invert(name, field, mask, GRID, chosen, magnitude=m).chi_ppm for m in (None, image))
+    assert (np.abs(within - without).max() > 1e-4) == guided
