@@ -212,10 +212,11 @@ class Results:
         """The row of a method on a case, measured when it is not there yet."""
         key = self.key(head, scan, trial)
         if key not in self.rows:
-            row = {"head": head, "scan": scan, "method": trial.method, **measure(case(), trial), "commit": commit()}
+            about = {"head": head, "scan": scan, "method": trial.method, "settings": trial.settings}
+            row = {**about, **measure(case(), trial), "commit": commit()}
             self.rows[key] = row
             with self.path.open("a") as file:
-                file.write(json.dumps({"key": key, **row, "settings": trial.settings}) + "\n")
+                file.write(json.dumps({"key": key, **row}) + "\n")
         return {**self.rows[key], "title": trial.title}
 
 

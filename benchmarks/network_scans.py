@@ -49,6 +49,9 @@ from qsmprep.core.kspace import box_average
 from qsmprep.core.units import rad_per_ppm
 from qsmprep.phantom.anatomy import label_index
 
+TRIES = 1000
+"""Places that are tried for lesions; a small block has room for fewer."""
+
 RAD_PER_PPM = rad_per_ppm(B0_T, TE_S)
 
 
@@ -164,7 +167,9 @@ def lesions(head: Head, inside: Mask) -> tuple[Volume, NDArray[np.int16]]:
     where = offsets(tuple(n * FINE_MM for n in inside.shape), inside.shape)  # type: ignore[arg-type]
     chi, marks = head.chi_ppm.copy(), np.zeros_like(head.labels)
     centres: list[NDArray[np.float32]] = []
-    while len(centres) < LESIONS:
+    for _ in range(TRIES):
+        if len(centres) == LESIONS:
+            break
         centre = where[(slice(None), *places[rng.integers(len(places))])]
         if any(np.linalg.norm(centre - other) < LESION_GAP_MM for other in centres):
             continue

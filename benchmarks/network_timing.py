@@ -84,10 +84,14 @@ def _peak() -> float:
 def shares(events: Any) -> dict[str, float]:
     """Percent of the time in each kind of work."""
     total = dict.fromkeys((*KINDS, "the rest"), 0.0)
+    largest = ("", 0.0)
     for event in events:
         kind = next((k for k, parts in KINDS.items() if any(p in event.key.lower() for p in parts)), "the rest")
         total[kind] += event.self_cpu_time_total
+        if kind == "the rest" and event.self_cpu_time_total > largest[1]:
+            largest = event.key, event.self_cpu_time_total
     everything = sum(total.values()) or 1.0
+    total[f"the rest (first {largest[0]})"] = total.pop("the rest")
     return {name: 100 * value / everything for name, value in total.items()}
 
 

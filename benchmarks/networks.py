@@ -187,13 +187,14 @@ def found_networks(names: Sequence[str], folder: Path | None) -> list[Trial]:
 
 def note(bench: Bench, words: Sequence[str], threads: int) -> str:
     """Where the numbers come from."""
-    commits = {row["commit"] for row in bench.results.rows.values()}
+    commits = list(dict.fromkeys(row["commit"] for row in bench.results.rows.values())) or [commit()]
+    measured = commits[0] if len(commits) == 1 else f"{commits[0]} to {commits[-1]}"
     shown = " ".join(["python benchmarks/networks.py", *words])
     return (
-        f"Measured with `{shown}` at commit {', '.join(sorted(commits)) or commit()}; mean ± standard deviation over "
+        f"Measured with `{shown}` at commit {measured}; mean ± standard deviation over "
         f"heads, {threads} thread(s). Error columns: {', '.join(METRICS.values())}; slope of deep grey means; error of "
-        "lesion moments. Map and truth have mean zero in the mask. MEDI is given a magnitude that shares the head's "
-        "anatomy; no other method uses one."
+        "lesion moments. Map and truth have mean zero in the mask. MEDI and ConeNet use the magnitude, "
+        "which shares the head's anatomy; no other method does."
     )
 
 
