@@ -26,6 +26,8 @@ class TrainParams:
         Name of the architecture, see :mod:`qsmprep.networks.zoo`.
     model : dict
         Arguments of its class.
+    start : str
+        Weight files to begin with instead of random weights: a shipped name, or FOLDER/NAME without suffix.
     sample, target : SampleParams
         How labelled samples are drawn, and (for domain-specific networks) the unlabelled ones.
     physics_weight : float
@@ -61,6 +63,7 @@ class TrainParams:
 
     network: str
     model: dict[str, Any] = field(default_factory=dict)
+    start: str = ""
     sample: SampleParams = field(default_factory=SampleParams)
     target: SampleParams = field(default_factory=SampleParams)
     physics_weight: float = 0.0

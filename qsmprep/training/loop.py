@@ -20,6 +20,7 @@ from qsmprep.errors import CannotWriteError, DataError, QSMPrepError
 from qsmprep.networks.base import QSMNetwork
 from qsmprep.networks.geometry import field_scale
 from qsmprep.networks.invnet import SYNTHETIC, TARGET
+from qsmprep.networks.weights import load
 from qsmprep.networks.zoo import build
 from qsmprep.training.config import TrainParams
 from qsmprep.training.draw import Dice
@@ -52,6 +53,8 @@ def begin(params: TrainParams, device: torch.device | str) -> State:
     torch.manual_seed(params.seed)
     network = channels_last(build(params.network, params.model).to(device))
     average = channels_last(build(params.network, params.model).to(device)).requires_grad_(False)
+    if params.start:
+        network.load_state_dict(starting_weights(params).state_dict())
     average.load_state_dict(network.state_dict())
     check_patches(params, network)
     groups = list(network.parameters())
@@ -60,6 +63,26 @@ def begin(params: TrainParams, device: torch.device | str) -> State:
     else:
         optimiser = torch.optim.AdamW(groups, params.learning_rate, weight_decay=params.weight_decay)
     return State(network, average, optimiser, Dice.of(params.seed + 1, device), Supply(params.reuse))
+
+
+def starting_weights(params: TrainParams) -> QSMNetwork:
+    """The network whose weights training begins with, from the weight files that ``start`` names.
+
+    Raises
+    ------
+    DataError
+        When it is another network than the one to be trained, or of another size.
+    MissingFileError
+        When there are none.
+    """
+    where = Path(params.start)
+    given, card = load(where.name, where.parent if where.parent != Path() else None)
+    if card.network != params.network or dict(card.config) != dict(params.model):
+        raise DataError(
+            f"training cannot begin with the weights {params.start}: they are of {card.network} {dict(card.config)}",
+            expected=f"{params.network} {dict(params.model)}",
+        )
+    return given
 
 
 def check_patches(params: TrainParams, network: QSMNetwork) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ import torch
 from training_cases import tiny, write_heads
 
 from qsmprep.errors import CannotWriteError, DataError, QSMPrepError
+from qsmprep.networks.card import Card
+from qsmprep.networks.weights import save
 from qsmprep.training.config import TrainParams
+from qsmprep.training.export import ranges
 from qsmprep.training.loop import CHECKPOINT, LOG, State, advance, begin, train
 from qsmprep.training.material import gather
 from qsmprep.training.sample import Sources
@@ -192,3 +196,17 @@ def test_bfloat16_learns_as_well(tmp_path):
     for value in tensors(low).values():
         assert torch.isfinite(value).all()
         assert value.dtype in (torch.float32, torch.int64)
+
+
+def test_training_can_begin_with_weights(tmp_path):
+    params = tiny(network="metaqsm")
+    before = begin(params, "cpu")
+    with torch.no_grad():
+        before.average.head.bias.bias.fill_(0.7)
+    card = Card("metaqsm", "Meta-QSM", params.model, ranges(params))
+    save(before.average, card, tmp_path, half=False)
+    after = begin(dataclasses.replace(params, seed=99, start=str(tmp_path / "metaqsm")), "cpu")
+    assert all(torch.equal(a, b) for a, b in zip(after.network.parameters(), before.average.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(after.average.parameters(), before.average.parameters(), strict=True))
+    with pytest.raises(DataError, match="cannot begin"):
+        begin(dataclasses.replace(tiny(network="mesaqsm"), start=str(tmp_path / "metaqsm")), "cpu")
