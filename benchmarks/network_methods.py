@@ -40,9 +40,9 @@ def grid_of(**values: tuple[float, ...]) -> tuple[Settings, ...]:
 GRIDS: dict[str, tuple[Settings, ...]] = {
     "tkd": grid_of(threshold=(0.1, 0.15, 0.2, 0.25, 0.3)),
     "l2": grid_of(weight=(0.003, 0.01, 0.02, 0.03, 0.06)),
-    "rts": grid_of(weight=(1e-3, 2e-3, 4e-3)),
-    "tv": grid_of(weight=(1e-4, 2e-4, 4e-4, 6e-4)),
-    "ilsqr": grid_of(cone=(0.1, 0.15, 0.2, 0.3), max_iter=(10, 15)),
+    "rts": grid_of(weight=(1e-3, 2e-3, 4e-3, 6e-3)),
+    "tv": grid_of(weight=(1e-4, 2e-4, 4e-4, 6e-4, 8e-4)),
+    "ilsqr": grid_of(cone=(0.1, 0.15, 0.2, 0.3, 0.4), max_iter=(10, 15)),
     "medi": grid_of(weight=(2e-4, 4e-4, 8e-4), edge_fraction=(0.15, 0.3)),
 }
 """Classical methods, and what is tried of each on the tuning head of a scan; the lowest NRMSE wins."""
