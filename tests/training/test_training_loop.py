@@ -209,4 +209,4 @@ def test_training_can_begin_with_weights(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(after.network.parameters(), before.average.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(after.average.parameters(), before.average.parameters(), strict=True))
     with pytest.raises(DataError, match="cannot begin"):
-        begin(dataclasses.replace(tiny(network="mesaqsm"), start=str(tmp_path / "metaqsm")), "cpu")
+        begin(dataclasses.replace(params, model={**params.model, "base": 8}, start=str(tmp_path / "metaqsm")), "cpu")
