@@ -141,7 +141,7 @@ def verdict(rows: Sequence[Row], classical: Sequence[Trial]) -> str:
         return "No verdict: there is no network, or no classical method, to compare."
     lines = []
     blind = {title: value for title, value in old.items() if title != TITLES["medi"]}
-    for rivals, word in ((old, "classical"), (blind, "classical that sees what networks see")):
+    for rivals, word in ((old, "classical"), (blind, "classical without the magnitude")):
         if not rivals:
             continue
         best, rival = min(new, key=new.__getitem__), min(rivals, key=rivals.__getitem__)
