@@ -1,0 +1,8 @@
+"""The one register of methods (see :mod:`qsmprep.core.registry`). The first of a step is its default."""
+
+from __future__ import annotations
+
+from qsmprep.core.methods import background, echoes, inversion, masks, networks
+from qsmprep.core.registry import Registry
+
+METHODS = Registry((*echoes.METHODS, *masks.METHODS, *background.METHODS, *inversion.METHODS, *networks.METHODS))

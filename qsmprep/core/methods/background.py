@@ -1,0 +1,65 @@
+"""Methods of background field removal. The first of a step is its default."""
+
+from __future__ import annotations
+
+from qsmprep.core import parameters as p
+from qsmprep.core.registry import Method
+
+METHODS = (
+    Method(
+        "background",
+        "resharp",
+        "RESHARP",
+        "qsmprep.core.background.resharp:resharp",
+        p.ResharpParams,
+        "Background fields were removed with RESHARP (radii {radius_mm:g} to {radius_max_mm:g} mm, "
+        "Tikhonov weight {tikhonov:g})",
+        ("sun2014",),
+    ),
+    Method(
+        "background",
+        "vsharp",
+        "V-SHARP",
+        "qsmprep.core.background.vsharp:vsharp",
+        p.VSharpParams,
+        "Background fields were removed with V-SHARP (radii {radius_max_mm:g} to {radius_min_mm:g} mm, "
+        "threshold {threshold:g})",
+        ("schweser2011", "wu2012"),
+    ),
+    Method(
+        "background",
+        "pdf",
+        "PDF",
+        "qsmprep.core.background.pdf:pdf",
+        p.PdfParams,
+        "Background fields were removed by projection onto dipole fields (Tikhonov weight {tikhonov:g})",
+        ("liu2011",),
+    ),
+    Method(
+        "background",
+        "ismv",
+        "iSMV",
+        "qsmprep.core.background.ismv:ismv",
+        p.IsmvParams,
+        "Background fields were removed with the iterated spherical mean value (radius {radius_mm:g} mm)",
+        ("wen2014",),
+    ),
+    Method(
+        "background",
+        "lbv",
+        "LBV",
+        "qsmprep.core.background.lbv:lbv",
+        p.LbvParams,
+        "Background fields were removed by solving the Laplacian boundary value problem",
+        ("zhou2014",),
+    ),
+    Method(
+        "background",
+        "sharp",
+        "SHARP",
+        "qsmprep.core.background.sharp:sharp",
+        p.SharpParams,
+        "Background fields were removed with SHARP (radius {radius_mm:g} mm, threshold {threshold:g})",
+        ("schweser2011",),
+    ),
+)

@@ -1,0 +1,46 @@
+"""Methods of masks. The first of a step is its default."""
+
+from __future__ import annotations
+
+from qsmprep.core import parameters as p
+from qsmprep.core.registry import Method
+
+METHODS = (
+    Method(
+        "mask",
+        "bet",
+        "BET",
+        "qsmprep.core.masking.bet:bet",
+        p.BetParams,
+        "The brain was extracted from the root mean square of the echoes with a Python version of BET "
+        "(fractional threshold {fraction:g}) after division by the smoothed magnitude",
+        ("smith2002",),
+    ),
+    Method(
+        "mask",
+        "threshold",
+        "Otsu threshold",
+        "qsmprep.core.masking.consensus:threshold_mask",
+        p.ThresholdMaskParams,
+        "The object was masked by {factor:g} times Otsu's threshold of the magnitude",
+        ("otsu1979",),
+    ),
+    Method(
+        "mask",
+        "fsl",
+        "FSL BET",
+        "qsmprep.interfaces.masks:fsl_bet",
+        p.FslBetParams,
+        "The brain was extracted with FSL's BET (fractional threshold {fraction:g})",
+        ("smith2002",),
+    ),
+    Method(
+        "quality",
+        "consensus",
+        "brain mask times phase quality",
+        "qsmprep.core.masking.consensus:consensus_mask",
+        p.QualityMaskParams,
+        "Voxels of unreliable phase were taken out of the mask (closing {close_mm:g} mm, opening {open_mm:g} mm)",
+        ("bilgic2024consensus",),
+    ),
+)

@@ -1,0 +1,78 @@
+"""The parameters of every method, a module for each room of the core.
+
+Light on purpose: the command line reads this package without importing numpy or torch.
+"""
+
+from qsmprep.core.parameters.background import (
+    IsmvParams,
+    LbvParams,
+    PdfParams,
+    ResharpParams,
+    SharpParams,
+    VSharpParams,
+)
+from qsmprep.core.parameters.echoes import (
+    ArloParams,
+    BestPathParams,
+    LaplacianUnwrapParams,
+    LogLinearParams,
+    NonlinearParams,
+    OffsetParams,
+    R2StarParams,
+    RomeoParams,
+    WeightedParams,
+)
+from qsmprep.core.parameters.inversion import (
+    IlsqrParams,
+    L2Params,
+    MediParams,
+    ReferenceParams,
+    RtsParams,
+    TkdParams,
+    TvParams,
+)
+from qsmprep.core.parameters.masks import (
+    BetParams,
+    FslBetParams,
+    QualityMaskParams,
+    ThresholdMaskParams,
+)
+from qsmprep.core.parameters.networks import (
+    ConeNetParams,
+    LoopNetParams,
+    MetaQSMParams,
+    QSMInvNetParams,
+)
+
+__all__ = [
+    "ArloParams",
+    "BestPathParams",
+    "BetParams",
+    "ConeNetParams",
+    "FslBetParams",
+    "IlsqrParams",
+    "IsmvParams",
+    "L2Params",
+    "LaplacianUnwrapParams",
+    "LbvParams",
+    "LogLinearParams",
+    "LoopNetParams",
+    "MediParams",
+    "MetaQSMParams",
+    "NonlinearParams",
+    "OffsetParams",
+    "PdfParams",
+    "QSMInvNetParams",
+    "QualityMaskParams",
+    "R2StarParams",
+    "ReferenceParams",
+    "ResharpParams",
+    "RomeoParams",
+    "RtsParams",
+    "SharpParams",
+    "ThresholdMaskParams",
+    "TkdParams",
+    "TvParams",
+    "VSharpParams",
+    "WeightedParams",
+]

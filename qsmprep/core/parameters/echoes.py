@@ -1,0 +1,73 @@
+"""Parameters of phase and echoes, with units, defaults and limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qsmprep.core.registry import parameter
+
+
+@dataclass(frozen=True)
+class OffsetParams:
+    """Parameters of phase offset removal (MCPC-3D-S)."""
+
+    sigma_mm: float = parameter(7.0, "standard deviation of the Gaussian that smooths the offset", unit="mm", low=0.1)
+
+
+@dataclass(frozen=True)
+class RomeoParams:
+    """Parameters of path-following unwrapping with ROMEO's weights."""
+
+    individual: bool = parameter(False, "unwrap every echo by itself instead of following the template echo")
+    template_echo: int = parameter(1, "echo unwrapped in space, from 1 on", low=1)
+
+
+@dataclass(frozen=True)
+class LaplacianUnwrapParams:
+    """Parameters of Laplacian unwrapping."""
+
+    snap: bool = parameter(False, "go to the nearest multiple of 2 pi, which makes the result exact")
+
+
+@dataclass(frozen=True)
+class BestPathParams:
+    """Parameters of best-path unwrapping (scikit-image)."""
+
+
+@dataclass(frozen=True)
+class WeightedParams:
+    """Parameters of the weighted combination of unwrapped echoes."""
+
+    fit_offset: bool = parameter(False, "fit a phase offset as well (for phase whose offset was not removed)")
+
+
+@dataclass(frozen=True)
+class NonlinearParams:
+    """Parameters of the nonlinear complex fit."""
+
+    fit_offset: bool = parameter(False, "fit a phase offset as well (for phase whose offset was not removed)")
+    max_iter: int = parameter(30, "Gauss-Newton iterations", low=1)
+    tolerance: float = parameter(1e-4, "stop when the step falls below this", unit="rad", low=0.0)
+
+
+@dataclass(frozen=True)
+class R2StarParams:
+    """Parameters of the nonlinear fit of R2*."""
+
+    max_hz: float = parameter(1000.0, "largest R2*", unit="1/s", low=1.0)
+    max_iter: int = parameter(30, "Gauss-Newton iterations", low=1)
+    tolerance_hz: float = parameter(1e-3, "stop when no step is larger", unit="1/s", low=0.0)
+
+
+@dataclass(frozen=True)
+class LogLinearParams:
+    """Parameters of the weighted log-linear fit of R2*."""
+
+    max_hz: float = parameter(1000.0, "largest R2*", unit="1/s", low=1.0)
+
+
+@dataclass(frozen=True)
+class ArloParams:
+    """Parameters of ARLO."""
+
+    max_hz: float = parameter(1000.0, "largest R2*", unit="1/s", low=1.0)
