@@ -152,7 +152,8 @@ def to_depth(volume: torch.Tensor, block: int) -> torch.Tensor:
         return volume
     b, c, nx, ny, nz = volume.shape
     cut = volume.reshape(b, c, nx // block, block, ny // block, block, nz // block, block)
-    return cut.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, c * block**3, nx // block, ny // block, nz // block)
+    deep = cut.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(b, nx // block, ny // block, nz // block, c * block**3)
+    return deep.permute(0, 4, 1, 2, 3)
 
 
 def to_space(volume: torch.Tensor, block: int) -> torch.Tensor:

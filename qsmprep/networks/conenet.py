@@ -19,6 +19,9 @@ SIDE = 10
 CHANNELS = 6
 """Field, closed-form solution, strong total variation, present map, what it leaves of the field, mask."""
 
+SHADE_MM = 10.0
+"""Standard deviation of the Gaussian whose average the magnitude is seen relative to."""
+
 
 class Modulated(nn.Module):
     """Two 3x3x3 convolutions around a residual, their middle scaled and shifted by the side information."""
@@ -48,7 +51,9 @@ class ConeNet(QSMNetwork):
 
     It starts from two total-variation maps, of a strong and a weak penalty that spares the edges of the
     magnitude where there is one, and also sees the closed-form
-    solution (which keeps what total variation takes for noise) and what the present map leaves of the field.
+    solution (which keeps what total variation takes for noise), what the present map leaves of the field
+    and, where it is ``guided``, the local contrast of the magnitude: where tissues meet, and where the
+    field is noisy.
     From LoopNet it has the loop with shared weights, whose features are handed back to the next
     pass; from Meta-QSM that voxel size and B0 direction shape its layers (as a scale and a shift
     of the features rather than as whole kernels); from QSMInvNet+ and LPCNN that the physics decides
@@ -62,6 +67,8 @@ class ConeNet(QSMNetwork):
         Levels of the U-Net.
     iterations : int
         Steps in training, and by default at run time (option ``iterations``).
+    guided : bool
+        Whether the magnitude is an input of the network.
     shuffle
         See :class:`qsmprep.networks.base.QSMNetwork`.
 
@@ -70,13 +77,16 @@ class ConeNet(QSMNetwork):
     .. [1] Lai et al., LPCNN, MICCAI 2020, doi:10.1007/978-3-030-59713-9_13
     """
 
-    def __init__(self, base: int = 32, depth: int = 3, iterations: int = 2, shuffle: int = 2) -> None:
+    def __init__(
+        self, base: int = 32, depth: int = 3, iterations: int = 2, shuffle: int = 2, guided: bool = False
+    ) -> None:
         super().__init__("physics", shuffle)
+        self.guided = guided
         self.consistency.offset.data.fill_(0.0)
         self.levels, self.iterations = depth, iterations
         widths = [base * 2**level for level in range(depth)]
         self.embed = nn.Sequential(nn.Linear(SIDE + 1, 32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU())
-        self.entry = nn.Conv3d(CHANNELS * shuffle**3 + base, base, 1)
+        self.entry = nn.Conv3d((CHANNELS + guided) * shuffle**3 + base, base, 1)
         entering = [base, *widths[:-1]]
         self.encoder = nn.ModuleList(Modulated(a, b, 32) for a, b in zip(entering, widths, strict=True))
         self.rise = nn.ModuleList(nn.Conv3d(widths[i + 1], widths[i], 1) for i in range(depth - 1))
@@ -99,19 +109,24 @@ class ConeNet(QSMNetwork):
         over: Callable[..., Any] = direct,
         iterations: int = 0,
         prepared: torch.Tensor | None = None,
+        magnitude: torch.Tensor | None = None,
         **options: Any,
     ) -> list[torch.Tensor]:
-        """One map a step; option ``iterations`` overrides their number, ``prepared`` takes :meth:`prepare`'s maps."""
+        """One map a step; option ``iterations`` overrides their number, ``prepared`` takes :meth:`prepare`'s
+        maps, ``magnitude`` (in any unit) guides a network that is trained to be."""
         log_ratio = noise_ratio(field, mask)
         side = torch.cat([geometry.side().expand(field.shape[0], -1), log_ratio[:, None]], dim=1)
         closed = geometry.closed_form(field, START_WEIGHT) * mask
         strong, chi = (self.prepare(field, mask, geometry) if prepared is None else prepared).split(1, dim=1)
+        seen = [mask]
+        if self.guided:
+            seen.append(torch.zeros_like(mask) if magnitude is None else contrast(magnitude, mask, geometry))
         features: torch.Tensor | None = None
         outputs = []
         for iteration in range(iterations or self.iterations):
             code = self.embed(torch.cat([side, side.new_full((side.shape[0], 1), min(iteration, 3))], dim=1))
             left = (field - geometry.field(chi)) * mask
-            stack = torch.cat([field, closed, strong, chi, left, mask], dim=1)
+            stack = torch.cat([field, closed, strong, chi, left, *seen], dim=1)
             features = over(self.step, to_depth(stack, self.shuffle), features, code)
             chi = chi + to_space(self.head(features), self.shuffle).float() * mask
             chi = self.consistency(chi, field, mask, geometry, log_ratio)
@@ -137,3 +152,15 @@ class ConeNet(QSMNetwork):
         for level in reversed(range(self.levels - 1)):
             volume = self.decoder[level](upsample(self.rise[level](volume)) + kept[level], code)
         return volume
+
+
+def contrast(magnitude: torch.Tensor, mask: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    """Magnitude over its average in the neighbourhood less one, within -1 to 1; zero outside the mask.
+
+    Whatever the unit and the shade of the coil; zero everywhere for a magnitude that is the same everywhere.
+    """
+    inside = torch.nan_to_num(magnitude.float(), 0.0, 0.0, 0.0) * mask
+    mean, weight = geometry.blur(inside, SHADE_MM), geometry.blur(mask, SHADE_MM)
+    level = mean / weight.clamp_min(1e-3)
+    size = inside.abs().amax(dim=(-3, -2, -1), keepdim=True)
+    return (inside / level.clamp_min(1e-3 * size + torch.finfo(torch.float32).tiny) - 1).clamp(-1, 1) * mask

@@ -45,6 +45,16 @@ class Geometry:
         """Dipole field of susceptibility volumes, in the same unit."""
         return self.ifft(self.fft(chi) * self.dipole)
 
+    def blur(self, volume: torch.Tensor, sigma_mm: float) -> torch.Tensor:
+        """Convolution with a Gaussian of this standard deviation; zero outside the volume."""
+        spectrum = self.fft(volume)
+        last = len(self.padded) - 1
+        for axis, (n, mm) in enumerate(zip(self.padded, self.grid.voxel_mm, strict=True)):
+            frequency = (torch.fft.rfftfreq if axis == last else torch.fft.fftfreq)(n, mm, device=self.device)
+            taps = torch.exp(-2 * (math.pi * sigma_mm * frequency) ** 2)
+            spectrum = spectrum * taps.view([-1 if axis == place else 1 for place in range(3)])
+        return self.ifft(spectrum)
+
     def closed_form(self, field: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
         r"""Tikhonov solution :math:`F^{-1}[D F f / (D^2 + \lambda)]`."""
         return self.ifft(self.fft(field) * (self.dipole / (self.dipole**2 + weight)))

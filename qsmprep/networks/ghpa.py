@@ -45,6 +45,24 @@ class PlaneAttention(nn.Module):
         return volume * self.mix(plane).unsqueeze(2 + self.along)
 
 
+class DepthwiseConv(nn.Conv3d):
+    """A 3x3x3 convolution of each channel by itself.
+
+    Trained on a CPU it is computed as a dense convolution with a diagonal kernel, which there is an
+    order of magnitude faster backwards than a grouped one (measured in bfloat16 at 16 channels: 5 to 98 ms).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1, groups=channels)
+
+    def forward(self, volume: torch.Tensor) -> torch.Tensor:
+        """``(batch, channels, nx, ny, nz)``, same shape."""
+        if volume.is_cuda or not torch.is_grad_enabled():
+            return super().forward(volume)
+        dense = torch.diag_embed(self.weight.flatten(1).T).permute(1, 2, 0).reshape(2 * volume.shape[1:2] + (3, 3, 3))
+        return functional.conv3d(volume, dense, self.bias, padding=1)
+
+
 class GHPA(nn.Module):
     """GHPA of EGE-UNet, lifted to 3-D.
 
@@ -70,13 +88,9 @@ class GHPA(nn.Module):
         self.residual = residual
         self.before = ChannelNorm(channels)
         self.planes = nn.ModuleList([PlaneAttention(group, along) for along in (2, 1, 0)])
-        self.depth = nn.Sequential(
-            nn.Conv3d(group, group, 1), nn.GELU(), nn.Conv3d(group, group, 3, padding=1, groups=group)
-        )
+        self.depth = nn.Sequential(nn.Conv3d(group, group, 1), nn.GELU(), DepthwiseConv(group))
         self.after = ChannelNorm(channels)
-        self.mix = nn.Sequential(
-            nn.Conv3d(channels, channels, 3, padding=1, groups=channels), nn.GELU(), nn.Conv3d(channels, channels, 1)
-        )
+        self.mix = nn.Sequential(DepthwiseConv(channels), nn.GELU(), nn.Conv3d(channels, channels, 1))
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
         """``(batch, channels, nx, ny, nz)``, same shape."""

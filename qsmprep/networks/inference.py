@@ -269,7 +269,7 @@ class Runner:
         """The output that the parameters ask for, of the field or of its negative."""
         options = self.options
         if prepared is not None:
-            options["prepared"] = sign * prepared
+            options |= {"prepared": sign * prepared, "magnitude": self.magnitude}
         outputs = self.network(sign * self.field, self.mask, self.geometry, over=tiles, **options)
         native = not getattr(self.params, "consistency", True) and not isinstance(self.network, ConeNet)
         return outputs[-2 if native else -1]

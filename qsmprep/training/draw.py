@@ -106,10 +106,22 @@ def gaussian(volume: torch.Tensor, sigma: tuple[float, float, float]) -> torch.T
 
 def erode(mask: torch.Tensor, times: int) -> torch.Tensor:
     """A bool mask without its outermost layers; the edge of the array counts as outside."""
-    outside = functional.pad((~mask).float()[None, None], (1,) * 6, value=1.0)
+    outside = functional.pad((~mask).float(), (1,) * 6, value=1.0)
     for _ in range(times):
-        outside = functional.max_pool3d(outside, 3, stride=1, padding=1)
-    return outside[0, 0, 1:-1, 1:-1, 1:-1] < 0.5
+        outside = thicken(outside)
+    return outside[1:-1, 1:-1, 1:-1] < 0.5
+
+
+def thicken(volume: torch.Tensor) -> torch.Tensor:
+    """Largest value among the 27 neighbours; axis by axis, several times as fast on a CPU as pooling."""
+    for axis in range(3):
+        n = volume.shape[axis]
+        wide = volume.clone()
+        for to, of in ((0, 1), (1, 0)):
+            part = wide.narrow(axis, to, n - 1)
+            torch.maximum(part, volume.narrow(axis, of, n - 1), out=part)
+        volume = wide
+    return volume
 
 
 def coordinates(shape: Shape, voxel_mm: tuple[float, float, float], device: torch.device) -> torch.Tensor:

@@ -158,14 +158,17 @@ def draw_one(
     dice: Dice, sources: Sources, grid: Grid, wide: Geometry, params: SampleParams
 ) -> tuple[torch.Tensor, ...]:
     """Field, susceptibility, mask, noise and magnitude of one patch, ``(nx, ny, nz)`` each."""
-    for _ in range(20):
+    for attempt in range(20):
         anatomy, chi = draw_map(dice, sources, grid, params)
-        mask = erode(anatomy.brain, dice.integer(0, params.field.erosion))
+        mask = erode(anatomy.brain, dice.integer(0, params.field.erosion) if attempt < 10 else 0)
         if mask.float().mean() > MIN_MASK:
             break
-    local, noise = draw_field(dice, chi, anatomy, mask, wide, params.field)
+    else:  # a patch that anatomy cannot fill, a very small or very long one
+        anatomy = random_patch(dice, grid.shape, grid.voxel_mm)
+        chi, mask = paint(dice, anatomy, grid.voxel_mm, params.chi), anatomy.brain
     inside = mask.float()
     image = draw_magnitude(dice, anatomy, chi, grid.voxel_mm) if dice.chance(params.magnitude) else torch.ones_like(chi)
+    local, noise = draw_field(dice, chi, anatomy, mask, image, wide, params.field)
     return local * inside, chi * inside, inside, noise * inside, image * inside
 
 
@@ -185,9 +188,16 @@ def draw_map(dice: Dice, sources: Sources, grid: Grid, params: SampleParams) -> 
 
 
 def draw_field(
-    dice: Dice, chi: torch.Tensor, anatomy: Anatomy, mask: torch.Tensor, wide: Geometry, params: FieldParams
+    dice: Dice,
+    chi: torch.Tensor,
+    anatomy: Anatomy,
+    mask: torch.Tensor,
+    image: torch.Tensor,
+    wide: Geometry,
+    params: FieldParams,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The local field in ppm, and the standard deviation of its white noise."""
+    """The local field in ppm, and the standard deviation of its white noise, which is larger where the
+    magnitude ``image`` is smaller."""
     grid, shape = wide.grid, wide.grid.shape
     inside = mask.float()
     rim = dice.number(0.0, 0.3) * (1 - inside)  # what background removal leaves of the eroded rim
@@ -207,5 +217,6 @@ def draw_field(
             local = local + part * (weight * size * spread / part[mask].std().clamp_min(1e-9))
     slow = tuple(25.0 / mm for mm in grid.voxel_mm)
     modulation = torch.exp(0.4 * smooth_noise(dice, shape, slow)[0])  # type: ignore[arg-type]
-    noise = dice.log_number(*params.noise_ppm) * modulation * (1 + 0.7 * (chi.abs() / 0.15).clamp_max(2.0))
+    dark = (image[mask].median() / image.clamp_min(1e-3)).clamp(0.25, 4.0)
+    noise = dice.log_number(*params.noise_ppm) * modulation * (1 + 0.7 * (chi.abs() / 0.15).clamp_max(2.0)) * dark
     return local + noise * dice.normal(shape), noise

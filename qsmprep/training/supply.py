@@ -13,7 +13,7 @@ from qsmprep.networks.geometry import Geometry, field_scale
 from qsmprep.training.draw import Dice, Shape
 from qsmprep.training.sample import PAD, Sample, SampleParams, Sources, draw_batch
 
-KEPT = 12
+KEPT = 20
 """Batches that copies are made of."""
 
 VOLUMES = ("field", "chi", "mask", "noise_ppm", "magnitude")

@@ -114,19 +114,22 @@ def fibres(dice: Dice, anatomy: Anatomy, voxel_mm: Voxel, direction: torch.Tenso
     shape: Shape = tuple(anatomy.classes.shape)  # type: ignore[assignment]
     scale: Voxel = tuple(dice.number(5.0, 14.0) / mm for mm in voxel_mm)  # type: ignore[assignment]
     heading = smooth_noise(dice, shape, scale, 3)
-    cosine = (heading * direction.view(3, 1, 1, 1)).sum(dim=0) / heading.norm(dim=0).clamp_min(1e-6)
+    cosine = (heading * direction.view(3, 1, 1, 1)).sum(dim=0) / heading.square().sum(dim=0).sqrt().clamp_min(1e-6)
     white = torch.zeros(len(CLASSES), device=dice.device)
     white[list(WHITE)] = 1.0
     return (cosine.square() - 1 / 3) * (0.15 + 0.85 * white[anatomy.classes]) * anatomy.brain
 
 
 def draw_magnitude(dice: Dice, anatomy: Anatomy, chi: torch.Tensor, voxel_mm: Voxel) -> torch.Tensor:
-    """A gradient-echo magnitude: random tissue contrast, darker where susceptibility is large, shaded, noisy."""
+    """A gradient-echo magnitude: random tissue contrast, darker where susceptibility is large, shaded, noisy;
+    half of them also with structure that susceptibility does not have."""
     shape: Shape = tuple(chi.shape)  # type: ignore[assignment]
     level = 1 + dice.number(0.02, 0.25) * dice.normal((len(CLASSES),))
     decay = torch.exp(-chi.abs() * dice.number(0.0, 6.0))
     shade = 1 + 0.2 * smooth_noise(dice, shape, tuple(40.0 / mm for mm in voxel_mm))[0]  # type: ignore[arg-type]
     image = level[anatomy.classes].clamp_min(0.2) * decay * shade.clamp_min(0.3)
+    if dice.chance(0.5):
+        image = image * (1 + dice.number(0.0, 0.12) * texture(dice, shape, voxel_mm)).clamp(0.3, 2.0)
     width = dice.number(0.2, 0.7)
     return gaussian(image, (width, width, width)) + dice.number(0.005, 0.08) * dice.normal(shape)
 
