@@ -126,6 +126,7 @@ def export_weights(
         ranges=ranges(params),
         training=training(params, state, record, out, description),
         limits=limits(params, state, record),
+        inputs="local field, mask and magnitude" if params.model.get("guided") else Card.inputs,
     )
     save(state.average, card, folder, name=name, half=half)
     return weight_path(name or params.network, folder)

@@ -22,7 +22,7 @@ RANGES = {
     "noise_ppm": (0.0005, 0.006),
 }
 CONFIGS = {
-    "conenet": {"base": 8, "depth": 2, "iterations": 2, "shuffle": 2},
+    "conenet": {"base": 8, "depth": 2, "iterations": 2, "shuffle": 2, "guided": True},
     "loopnet": {"base": 4, "iterations": 2, "shuffle": 2},
     "metaqsm": {"base": 4, "depth": 3, "basis": 2, "shuffle": 2},
     "qsminvnet": {"base": 4, "shuffle": 2},

@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch import nn
 from torch.nn import functional
 
@@ -16,9 +17,9 @@ from qsmprep.core.inversion.dataconsistency import data_consistency
 from qsmprep.core.inversion.problem import FULL_PAD
 from qsmprep.errors import UsageError
 from qsmprep.networks.base import QSMNetwork, to_depth, to_space
-from qsmprep.networks.conenet import ConeNet
+from qsmprep.networks.conenet import ConeNet, contrast
 from qsmprep.networks.geometry import Geometry, field_scale, noise_ratio
-from qsmprep.networks.ghpa import GHPA, PlaneAttention
+from qsmprep.networks.ghpa import GHPA, DepthwiseConv, PlaneAttention
 from qsmprep.networks.invnet import DomainBatchNorm
 from qsmprep.networks.loopnet import LoopBatchNorm, LoopNet
 from qsmprep.networks.metaqsm import MetaQSM, WPConv
@@ -432,7 +433,63 @@ def test_conenet_hands_its_features_to_the_next_step():
     assert given[2] is made[1]
 
 
+def test_a_guided_conenet_sees_the_contrast_of_the_magnitude():
+    network = small("conenet", guided=True)
+    nn.init.normal_(network.head.weight, std=0.1)
+    field, mask = case()
+    geometry = geometry_of()
+    generator = torch.Generator().manual_seed(5)
+    image = 1 + 0.3 * torch.rand(field.shape, generator=generator)
+    with torch.no_grad():
+        blind, flat, seen, scaled = (
+            network(field, mask, geometry, magnitude=one)[-1]
+            for one in (None, torch.full_like(field, 700.0), image, 700 * image)
+        )
+    change = (seen - blind).abs().max()
+    assert change > 3e-4 * blind.abs().max()
+    assert (flat - blind).abs().max() < 0.05 * change
+    assert (scaled - seen).abs().max() < 0.05 * change
+
+
+def test_the_contrast_of_a_magnitude_knows_neither_shade_nor_what_lies_outside():
+    grid = Grid((40, 36, 32), (3.0, 3.6, 4.5))
+    geometry, mask = Geometry(grid), ball(grid.shape)
+    where = torch.linspace(-1, 1, 40).view(1, 1, 40, 1, 1)
+    image = torch.ones(1, 1, *grid.shape)
+    image[..., 19:21, 17:19, 15:17] = 0.5
+    plain = contrast(image, mask, geometry)
+    assert plain[mask == 0].abs().max() == 0
+    assert float(plain[..., 20, 18, 16]) == pytest.approx(-0.5, abs=0.1)
+    assert plain[..., 5:15, :, :].abs().max() < 0.1
+    shaded = contrast(image * (1 + 0.3 * where), mask, geometry)
+    inner = ball(grid.shape, 0.5) > 0
+    assert (shaded - plain)[inner].abs().max() < 0.03
+    outside = torch.where(mask > 0, image, torch.full_like(image, torch.nan))
+    assert torch.equal(contrast(outside, mask, geometry), plain)
+
+
+def test_depthwise_convolutions_are_grouped_ones():
+    conv = DepthwiseConv(6)
+    volume = torch.randn(2, 6, 5, 7, 4, generator=torch.Generator().manual_seed(0))
+    made = conv(volume)
+    grouped = functional.conv3d(volume, conv.weight, conv.bias, padding=1, groups=6)
+    assert torch.allclose(made, grouped, atol=1e-5)
+    for one, other in zip(*(torch.autograd.grad(v.square().sum(), conv.weight) for v in (made, grouped)), strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        assert torch.allclose(conv(volume), grouped, atol=1e-5)
+
+
 # Geometry
+
+
+def test_blurring_is_that_of_a_gaussian_in_mm():
+    grid = Grid((30, 26, 22), (1.0, 1.5, 2.0))
+    volume = torch.zeros(1, 1, *grid.shape)
+    volume[0, 0, 14, 12, 10] = 1.0
+    ours = Geometry(grid, 2.0).blur(volume, 3.0)[0, 0].numpy()
+    theirs = ndimage.gaussian_filter(volume[0, 0].numpy(), [3.0, 2.0, 1.5], mode="constant", truncate=6.0)
+    assert np.abs(ours - theirs).max() < 0.01 * theirs.max()
 
 
 @pytest.mark.parametrize(("voxel_mm", "b0_dir"), [((1, 1, 1), (0, 0, 1)), ((0.7, 0.8, 2.5), TILTED)])

@@ -24,7 +24,7 @@ NOTHING = Sources()
 SMALL = {
     "metaqsm": {},
     "loopnet": {"model": {"base": 4, "shuffle": 1, "iterations": 2}, "patches": [[32, 16, 16]]},
-    "conenet": {"model": {"base": 4, "depth": 2, "shuffle": 2}, "patches": [[16, 16, 16]]},
+    "conenet": {"model": {"base": 4, "depth": 2, "shuffle": 2, "guided": True}, "patches": [[16, 16, 16]]},
     "qsminvnet": {"model": {"base": 4}, "patches": [[16, 16, 16]], "batch": 2, "physics_weight": 0.3},
 }
 
@@ -55,7 +55,8 @@ def until(step: int, asked: list[int]):
 
 
 @pytest.mark.parametrize(
-    ("network", "reuse"), [("metaqsm", 1), ("loopnet", 1), ("conenet", 1), ("conenet", 3), ("qsminvnet", 1)]
+    ("network", "reuse"),
+    [("metaqsm", 1), ("loopnet", 1), ("conenet", 1), ("conenet", 3), ("qsminvnet", 1), ("qsminvnet", 3)],
 )
 def test_going_on_gives_the_very_same_weights(tmp_path, network, reuse):
     params = tiny(network=network, **SMALL[network], reuse=reuse, steps=5)

@@ -10,13 +10,23 @@ import pytest
 import torch
 from training_cases import head_codes, write_chi, write_head, write_heads
 
+from qsmprep.core.grid import Grid
 from qsmprep.errors import DataError, MissingFileError
 from qsmprep.networks.geometry import Geometry
 from qsmprep.training.anatomy import CLASSES, Anatomy, head_patch, load_chi, load_labels
 from qsmprep.training.config import from_mapping
-from qsmprep.training.draw import Dice, erode, gaussian, smooth_noise, vessels
+from qsmprep.training.draw import Dice, erode, gaussian, smooth_noise, thicken, vessels
 from qsmprep.training.material import gather
-from qsmprep.training.sample import GeometryParams, Sample, SampleParams, Sources, draw_batch, draw_grid
+from qsmprep.training.sample import (
+    FieldParams,
+    GeometryParams,
+    Sample,
+    SampleParams,
+    Sources,
+    draw_batch,
+    draw_field,
+    draw_grid,
+)
 from qsmprep.training.susceptibility import ChiParams, paint
 
 SHAPE = (32, 32, 24)
@@ -307,3 +317,35 @@ def test_magnitudes_are_drawn_as_often_as_told(heads, chance):
     assert not sample.magnitude[sample.mask == 0].any()
     if chance == 0:
         assert bool((values == 1).all())
+
+
+def test_noise_is_larger_where_the_magnitude_is_dark(heads):
+    dice = Dice.of(3)
+    grid = Grid((24, 24, 24), (1.5, 1.5, 1.5))
+    wide = Geometry(grid, 2.0)
+    anatomy = head_patch(dice, heads.labels[0], grid.shape, grid.voxel_mm)
+    everywhere = torch.ones(grid.shape, dtype=torch.bool)
+    image = torch.ones(grid.shape)
+    image[:12] = 0.5
+    image[0] = 0.0
+    chi = torch.zeros(grid.shape)
+    ratios = []
+    for _ in range(20):
+        _, noise = draw_field(dice, chi, anatomy, everywhere, image, wide, FieldParams())
+        assert float(noise.max()) < 4.01 * 5 * 0.006
+        ratios.append(float(noise[1:12].mean() / noise[12:].mean()))
+    assert 1.6 < np.exp(np.mean(np.log(ratios))) < 2.5
+
+
+def test_a_patch_that_no_anatomy_fills_becomes_a_random_one(heads):
+    params = SampleParams(shapes=0.0, geometry=GeometryParams(in_plane_mm=(40.0, 40.0), slice_mm=(40.0, 40.0)))
+    for seed in range(3):
+        sample = draw_batch(Dice.of(seed), heads, (16, 16, 16), 1, params)
+        assert sample.mask.mean() > 0.1
+        assert sample.chi.std() > 0
+
+
+def test_thickening_is_pooling():
+    volume = torch.rand((9, 7, 8), generator=torch.Generator().manual_seed(0))
+    pooled = torch.nn.functional.max_pool3d(volume[None, None], 3, stride=1, padding=1)[0, 0]
+    assert torch.equal(thicken(volume), pooled)
