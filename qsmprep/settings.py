@@ -12,7 +12,7 @@ from typing import Any
 from qsmprep.core.methods import METHODS
 from qsmprep.errors import UsageError
 
-STEPS = ("mask", "offset", "unwrap", "combine", "quality", "relaxometry", "background")
+STEPS = ("mask", "artefacts", "offset", "unwrap", "combine", "quality", "relaxometry", "swi", "background")
 """Steps before the inversion that have one method each; their names are fields of :class:`Settings`."""
 
 UNIT_GB = {"": 1e-3, "m": 1e-3, "mb": 1e-3, "g": 1.0, "gb": 1.0, "t": 1e3, "tb": 1e3}
@@ -39,11 +39,14 @@ class Settings:
     derivatives: tuple[Path, ...] = ()
     level: str = "full"
     mask: str = METHODS.names("mask")[0]
+    artefacts: str = METHODS.names("artefacts")[0]
     offset: str = METHODS.names("offset")[0]
     unwrap: str = METHODS.names("unwrap")[0]
     combine: str = METHODS.names("combine")[0]
     quality: str = METHODS.names("quality")[0]
     relaxometry: str = METHODS.names("relaxometry")[0]
+    swi: str = METHODS.names("swi")[0]
+    with_swi: bool | None = None
     background: str = METHODS.names("background")[0]
     inversions: tuple[str, ...] = (METHODS.names("inversion")[0],)
     reference: str = METHODS.names("reference")[0]
@@ -78,6 +81,11 @@ class Settings:
     def params(self, step: str, name: str) -> Any:
         """The resolved parameters of a method."""
         return METHODS.get(step, name).configure(self.parameters.get(name))
+
+    @property
+    def makes_swi(self) -> bool:
+        """Whether susceptibility-weighted images are wanted: as said, else at the full level."""
+        return self.level == "full" if self.with_swi is None else self.with_swi
 
     def to_dict(self) -> dict[str, Any]:
         """All settings as JSON types, with every parameter of every chosen method resolved."""

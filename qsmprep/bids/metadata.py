@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,9 @@ NUMERIC_KEYS = (
     "ImagingFrequency",
 )
 """Keys that hold one number in the images that are read here."""
+
+
+_POLARITY = re.compile(r"(?:bi|mono|uni)polar")
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,23 @@ def as_numbers(values: Mapping[str, Any], name: str) -> tuple[dict[str, Any], tu
             numbers[key] = single
             warnings.append(f"{key} of {name} is stored as {json.dumps(value)}; read as the number {single}")
     return numbers, tuple(warnings)
+
+
+READOUT_KEYS = ("ReadoutMode", "PulseSequenceDetails", "PulseSequenceType", "SequenceName", "ScanOptions")
+"""Keys in which converters and people write how the echoes were read out; none is required by BIDS."""
+
+
+def readout_of(values: Mapping[str, Any]) -> str:
+    """``bipolar`` or ``monopolar`` where a sidecar says so in words, else empty.
+
+    Parameters
+    ----------
+    values : mapping
+        Merged metadata of an image.
+    """
+    text = " ".join(str(values[key]) for key in READOUT_KEYS if key in values).lower()
+    found = {"monopolar" if word in ("monopolar", "unipolar") else word for word in _POLARITY.findall(text)}
+    return found.pop() if len(found) == 1 else ""
 
 
 def finite_number(value: Any) -> float | None:

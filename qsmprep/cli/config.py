@@ -48,6 +48,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "float": (_is_number, "a number"),
     "float | None": (_is_number, "a number"),
     "bool": (_is_flag, "true or false"),
+    "bool | None": (_is_flag, "true or false"),
     "dict[str, dict[str, Any]]": (_is_table, 'an object of objects such as {"tkd": {"threshold": 0.2}}'),
 }
 """What each type of :class:`~qsmprep.settings.Settings`, as it is written there, looks like in JSON and TOML."""

@@ -108,6 +108,12 @@ def _add_methods(group: argparse._ArgumentGroup) -> None:
         metavar="METHOD.NAME=VALUE",
         help="a parameter of a method, for example vsharp.radius_max_mm=10; `qsmprep-step list` shows all",
     )
+    group.add_argument(
+        "--swi",
+        dest="with_swi",
+        action=argparse.BooleanOptionalAction,
+        help="susceptibility-weighted image and its minimum-intensity projection (default: at --level full)",
+    )
     group.add_argument("--b0", dest="b0_t", type=float, metavar="TESLA", help="field strength where sidecars lack it")
     group.add_argument(
         "--phase-sign",

@@ -193,7 +193,6 @@ class Unwrap(base.Step):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """Load, correct, unwrap, save."""
-        from qsmprep.core.phase import looks_filtered
         from qsmprep.core.unwrap.romeo import voxel_quality
 
         magnitude, image = base.load_echoes(self.inputs.magnitude)
@@ -203,9 +202,6 @@ class Unwrap(base.Step):
         offset_params = offset.configure(self.inputs.offset_parameters)
         removal = offset.load()(phase, magnitude, mask, te_s, grid, offset_params)
         corrected = removal.phase_rad
-        warnings = []
-        if looks_filtered(phase[-1], magnitude[-1], mask, grid).filtered:
-            warnings.append("the phase looks high-pass filtered, as for vendor SWI: susceptibility will be too low")
         function, params = self.method()
         unwrapped = function(corrected, magnitude, mask, te_s, grid, params)
         quality = voxel_quality(corrected, magnitude, te_s)
@@ -213,9 +209,7 @@ class Unwrap(base.Step):
             "unwrapped": base.save(folder, "unwrapped", unwrapped.phase_rad, image),
             "phase": base.save(folder, "phase", corrected, image),
             "quality": base.save(folder, "quality", quality.astype(np.float32), image),
-            "info": base.save_info(
-                folder, {**removal.info, **unwrapped.info, "exact": unwrapped.exact, "warnings": warnings}
-            ),
+            "info": base.save_info(folder, {**removal.info, **unwrapped.info, "exact": unwrapped.exact}),
         }
 
 

@@ -168,6 +168,11 @@ FIGURES: dict[str, FigureDefinition] = {
         "Slices of the relaxation rate R2* from 0 to 50 per second.",
         "The window is the same for every subject.",
     ),
+    "swi": FigureDefinition(
+        "Susceptibility-weighted image",
+        "Slices of the susceptibility-weighted image and of its minimum-intensity projection, veins dark.",
+        "Veins and iron are dark. Where the phase is wrong, above the sinuses, dark bands are no veins.",
+    ),
     "roi": FigureDefinition(
         "Regions of interest", "Susceptibility by region of interest.", "Median and spread by region."
     ),

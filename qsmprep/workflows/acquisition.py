@@ -14,10 +14,13 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow
 
 from qsmprep.bids.acquisition import Acquisition
+from qsmprep.bids.metadata import readout_of
 from qsmprep.core.methods import METHODS
+from qsmprep.interfaces.artefacts import CorrectPhase
 from qsmprep.interfaces.inversion import Invert, Reference, RemoveBackground
 from qsmprep.interfaces.masks import BrainMask, QSMMask
 from qsmprep.interfaces.phase import Conform, FitField, FitR2Star, Unwrap
+from qsmprep.interfaces.swi import MakeSWI
 from qsmprep.networks.card import find_weights
 from qsmprep.settings import Settings
 
@@ -40,8 +43,9 @@ def init_acquisition_wf(acquisition: Acquisition, settings: Settings, n_voxels: 
     Returns
     -------
     LiterateWorkflow
-        Its nodes are ``conform``, ``brain``, ``unwrap``, ``fieldmap``, ``qsmmask``, ``background``,
-        ``r2star`` (for two or more echoes with a magnitude), and for every inversion ``invert_<name>`` and
+        Its nodes are ``conform``, ``brain``, ``artefacts``, ``unwrap``, ``fieldmap``, ``qsmmask``, ``background``,
+        ``r2star`` (for two or more echoes with a magnitude), ``swi`` (when it is wanted and there is a
+        magnitude), and for every inversion ``invert_<name>`` and
         ``reference_<name>``. ``__desc__`` holds the methods text.
     """
     workflow = LiterateWorkflow(name=workflow_name(acquisition))
@@ -72,6 +76,15 @@ def _field_part(
     brain = _node(BrainMask(**_chosen(settings, "mask", settings.mask)), "brain", gb * BYTES_PER_VOXEL["conform"])
     if acquisition.given_mask is not None:
         brain.inputs.given_mask = str(acquisition.given_mask)
+    artefacts = _node(
+        CorrectPhase(
+            te_s=te_s,
+            readout=readout_of(acquisition.metadata),
+            **_chosen(settings, "artefacts", settings.artefacts),
+        ),
+        "artefacts",
+        gb * BYTES_PER_VOXEL["conform"],
+    )
     unwrap = _node(
         Unwrap(
             te_s=te_s,
@@ -96,7 +109,10 @@ def _field_part(
     workflow.connect(
         [
             (conform, brain, [("magnitude", "magnitude")]),
-            (conform, unwrap, [("magnitude", "magnitude"), ("phase", "phase")]),
+            (conform, artefacts, [("magnitude", "magnitude"), ("phase", "phase")]),
+            (brain, artefacts, [("mask", "mask")]),
+            (conform, unwrap, [("magnitude", "magnitude")]),
+            (artefacts, unwrap, [("phase", "phase")]),
             (brain, unwrap, [("mask", "mask")]),
             (conform, fieldmap, [("magnitude", "magnitude")]),
             (unwrap, fieldmap, [("unwrapped", "unwrapped"), ("phase", "phase")]),
@@ -106,6 +122,16 @@ def _field_part(
             (fieldmap, qsmmask, [("noise_hz", "noise_hz"), ("residual", "residual")]),
         ]
     )
+    nodes = {"conform": conform, "brain": brain, "artefacts": artefacts, "fieldmap": fieldmap, "qsmmask": qsmmask}
+    _side_part(workflow, acquisition, settings, gb, nodes)
+    return nodes
+
+
+def _side_part(
+    workflow: LiterateWorkflow, acquisition: Acquisition, settings: Settings, gb: float, nodes: dict[str, pe.Node]
+) -> None:
+    """What else comes of the echoes: relaxation and susceptibility-weighted images."""
+    conform, brain, te_s = nodes["conform"], nodes["brain"], list(acquisition.te_s)
     if acquisition.has_decay:
         r2star = _node(
             FitR2Star(te_s=te_s, **_chosen(settings, "relaxometry", settings.relaxometry)),
@@ -113,7 +139,20 @@ def _field_part(
             gb * BYTES_PER_VOXEL["conform"],
         )
         workflow.connect([(conform, r2star, [("magnitude", "magnitude")]), (brain, r2star, [("mask", "mask")])])
-    return {"conform": conform, "fieldmap": fieldmap, "qsmmask": qsmmask}
+    if makes_swi(acquisition, settings):
+        swi = _node(MakeSWI(te_s=te_s, **_chosen(settings, "swi", settings.swi)), "swi", gb * BYTES_PER_VOXEL["unwrap"])
+        workflow.connect(
+            [
+                (conform, swi, [("magnitude", "magnitude")]),
+                (nodes["artefacts"], swi, [("phase", "phase")]),
+                (brain, swi, [("mask", "mask")]),
+            ]
+        )
+
+
+def makes_swi(acquisition: Acquisition, settings: Settings) -> bool:
+    """Whether susceptibility-weighted images are made: when they are wanted and there is a magnitude."""
+    return settings.makes_swi and acquisition.has_magnitude
 
 
 def _chi_part(
@@ -218,6 +257,7 @@ def methods_text(acquisition: Acquisition, settings: Settings) -> str:
         text.append(_sentence(settings, "mask", settings.mask))
     else:
         text.append("The brain mask was supplied with the data.")
+    text.append(_sentence(settings, "artefacts", settings.artefacts))
     if len(acquisition.echoes) > 1:
         text.append(_sentence(settings, "offset", settings.offset))
     text.append(_sentence(settings, "unwrap", settings.unwrap))
@@ -225,6 +265,8 @@ def methods_text(acquisition: Acquisition, settings: Settings) -> str:
         text.append(_sentence(settings, "combine", settings.combine))
     if acquisition.has_decay:
         text.append(_sentence(settings, "relaxometry", settings.relaxometry))
+    if makes_swi(acquisition, settings):
+        text.append(_sentence(settings, "swi", settings.swi))
     if acquisition.given_mask is None:
         text.append(_sentence(settings, "quality", settings.quality))
     text.append(_sentence(settings, "background", settings.background))

@@ -19,6 +19,7 @@ from qsmprep.core.methods import METHODS
 from qsmprep.interfaces.publish import Publish
 from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
+from qsmprep.workflows.acquisition import makes_swi
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,12 @@ def products(acquisition: Acquisition, settings: Settings) -> Iterator[Product]:
     )
     yield Product("background", "mask", "mask", qsm_mask, {"desc": "qsm"}, (), "mask", says={"mask_type": "ROI"})
     yield Product(
-        "fieldmap", "field_hz", "fieldmap", "Total field offset", {"desc": "total"}, ("conform", "unwrap"),
+        "fieldmap", "field_hz", "fieldmap", "Total field offset", {"desc": "total"}, ("conform", "artefacts", "unwrap"),
         says={**stripped, **combine}, minimal=False,
     )  # fmt: skip
     yield Product(
         "background", "local_hz", "fieldmap", "Local (tissue) field offset", {"desc": "local"},
-        ("conform", "background"),
+        ("conform", "artefacts", "background"),
         says={**stripped, **_method("background", settings.background, settings)}, minimal=False,
     )  # fmt: skip
     for desc in ("total", "local"):
@@ -79,11 +80,17 @@ def products(acquisition: Acquisition, settings: Settings) -> Iterator[Product]:
             ("s0", "S0map", "Signal extrapolated to echo time zero"),
         ):
             yield Product("r2star", output, suffix, text, says=stripped)
+    if makes_swi(acquisition, settings):
+        weighted = {**stripped, **_method("swi", settings.swi, settings)}
+        infos = ("conform", "artefacts", "swi")
+        yield Product("swi", "swi", "swi", "Susceptibility-weighted image, veins dark", {}, infos, says=weighted)
+        text = "Minimum-intensity projection of the susceptibility-weighted image, sliding"
+        yield Product("swi", "minip", "minIP", text, {}, infos, says=weighted)
     yield from _unwrapped(acquisition, settings, stripped)
     for name in settings.inversions:
         text = f"Magnetic susceptibility ({METHODS.get('inversion', name).title})"
         says = {**stripped, **_method("inversion", name, settings), "susceptibility_reference": settings.reference}
-        infos = ("conform", f"invert_{name}", f"reference_{name}")
+        infos = ("conform", "artefacts", f"invert_{name}", f"reference_{name}")
         yield Product(f"reference_{name}", "chi_ppm", "Chimap", text, {"desc": name}, infos, says=says)
 
 
@@ -94,7 +101,9 @@ def _unwrapped(acquisition: Acquisition, settings: Settings, stripped: dict[str,
     for number in range(len(acquisition.echoes)):
         entities = {"part": "phase", "desc": "unwrapped", **({"echo": number + 1} if several else {})}
         text = "Unwrapped phase" + (", phase offset removed" if several else "")
-        yield Product("unwrap", "unwrapped", suffix, text, entities, ("unwrap",), "map", number, says, minimal=False)
+        yield Product(
+            "unwrap", "unwrapped", suffix, text, entities, ("artefacts", "unwrap"), "map", number, says, minimal=False
+        )
 
 
 def _method(step: str, name: str, settings: Settings) -> dict[str, Any]:

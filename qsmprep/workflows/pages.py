@@ -21,7 +21,7 @@ from qsmprep.reports import record as rec
 from qsmprep.reports.page import write_subject_page
 from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
-from qsmprep.workflows.acquisition import methods_text, workflow_name
+from qsmprep.workflows.acquisition import makes_swi, methods_text, workflow_name
 from qsmprep.workflows.base import WORKFLOW_NAME
 from qsmprep.workflows.boilerplate import render
 from qsmprep.workflows.engine import Outcome, StepState, why
@@ -45,6 +45,7 @@ class Result:
     key: str
     errors: tuple[Failure, ...] = ()
     page: Path | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass
@@ -81,6 +82,7 @@ def write_pages(
     """
     records: dict[str, list[rec.AcquisitionRecord]] = defaultdict(list)
     failures: dict[str, list[Failure]] = {}
+    warnings: dict[str, tuple[str, ...]] = {}
     for verdict in found.verdicts:
         if verdict.acquisition is None:
             records[verdict.subject].append(_refused(verdict))
@@ -88,6 +90,7 @@ def write_pages(
         gathered = gather(workflow_name(verdict.acquisition), outcome, settings.out_dir, log_dir)
         record = make_record(verdict, verdict.acquisition, grids[verdict.key], settings, gathered)
         failures[verdict.key] = gathered.failures
+        warnings[verdict.key] = tuple(note.message for note in gathered.notes)
         path = derivative_path(settings.out_dir, verdict.acquisition, "metrics", ".json", desc="qc")
         rec.write_record(record, path)
         records[verdict.subject].append(record)
@@ -95,7 +98,8 @@ def write_pages(
     for subject, subject_records in records.items():
         page, trouble = _page(settings.out_dir, subject, subject_records)
         for record in subject_records:
-            results.append(Result(record.key, (*failures.get(record.key, ()), *trouble), page))
+            errors = (*failures.get(record.key, ()), *trouble)
+            results.append(Result(record.key, errors, page, warnings.get(record.key, ())))
     return results
 
 
@@ -159,6 +163,7 @@ def gather(branch: str, outcome: Outcome, out_dir: Path, log_dir: Path) -> Gathe
         "chi",
         "difference",
         "r2star",
+        "swi",
         "histogram",
         "rim",
         "consistency",
@@ -270,6 +275,8 @@ def processing(acquisition: Acquisition, settings: Settings) -> list[rec.Process
         skipped |= {"offset", "combine"}
     if not acquisition.has_decay:
         skipped.add("relaxometry")
+    if not makes_swi(acquisition, settings):
+        skipped.add("swi")
     return [
         rec.ProcessingStep(step, METHODS.get(step, name).title, dataclasses.asdict(settings.params(step, name)))
         for step, name in settings.chosen()

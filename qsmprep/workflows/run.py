@@ -147,6 +147,8 @@ def summarise(results: list[Result], found: Preflight, out_of_memory: bool) -> i
     codes: list[int] = []
     done = 0
     for result in results:
+        for warning in result.warnings:
+            print(f"qsmprep: {result.key}: warning: {warning}", file=sys.stderr)
         for error in result.errors:
             print(f"qsmprep: {result.key}: {error.step}: {error.message}", file=sys.stderr)
         codes.extend(error.exit_code for error in result.errors)

@@ -44,6 +44,8 @@ class StageInputSpec(base.StepInputSpec):
     field_hz = File(exists=True)
     local_hz = File(exists=True)
     r2star_hz = File(exists=True)
+    swi = File(exists=True)
+    minip = File(exists=True)
     chi_ppm = File(exists=True)
     info = File(exists=True)
 
@@ -159,6 +161,16 @@ def stage_r2star(inputs: Any, board: Board) -> None:
     board.metric("r2star_median_hz", qc.r2star_median_hz(r2star, mask))
 
 
+def stage_swi(inputs: Any, board: Board) -> None:
+    """Susceptibility-weighted image and its projection."""
+    from qsmprep.reports.swi import plot_swi
+
+    swi, image = base.load(inputs.swi)
+    minip, _ = base.load(inputs.minip)
+    thickness_mm = json.loads(Path(inputs.info).read_text())["minip_thickness_mm"]
+    plot_swi(swi, minip, image.affine, base.load_mask(inputs.brain), board.figure("swi"), thickness_mm=thickness_mm)
+
+
 def stage_chi(inputs: Any, board: Board) -> None:
     """One susceptibility map, and whether it explains the field."""
     from qsmprep.reports import figures, graphs, qc
@@ -202,6 +214,7 @@ STAGES: dict[str, Callable[[Any, Board], None]] = {
     "residual": stage_residual,
     "field": stage_field,
     "r2star": stage_r2star,
+    "swi": stage_swi,
     "chi": stage_chi,
     "compare": stage_compare,
 }
@@ -221,6 +234,7 @@ WIRES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("background", "mask", "mask"),
     ),
     "r2star": (("r2star", "r2star_hz", "r2star_hz"), ("brain", "mask", "brain")),
+    "swi": (("swi", "swi", "swi"), ("swi", "minip", "minip"), ("swi", "info", "info"), ("brain", "mask", "brain")),
 }
 """What each stage looks at: node, its output, the stage's input."""
 
@@ -228,7 +242,7 @@ WIRES: dict[str, tuple[tuple[str, str, str], ...]] = {
 def add_stage_reports(workflow: LiterateWorkflow, acquisition: Acquisition, settings: Settings) -> None:
     """Connect one report node per stage to the graph of an acquisition."""
     for stage, wires in WIRES.items():
-        if stage == "r2star" and not acquisition.has_decay:
+        if stage in ("r2star", "swi") and workflow.get_node(stage) is None:
             continue
         node = _stage_node(stage, stage, acquisition, settings)
         for source, output, target in wires:

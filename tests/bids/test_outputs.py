@@ -97,7 +97,7 @@ IMAGES = [
     ("fieldmap", {"desc": "total"}, {}),
     ("fieldmap", {"desc": "local"}, {}),
     ("magnitude", {}, {"skull_stripped": False}),
-    ("SWI", {}, {}),
+    ("swi", {}, {}),
     ("minIP", {}, {}),
 ]
 

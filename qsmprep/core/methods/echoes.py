@@ -7,6 +7,16 @@ from qsmprep.core.registry import Method
 
 METHODS = (
     Method(
+        "artefacts",
+        "artefacts",
+        "correction of scanner artefacts",
+        "qsmprep.core.artefacts:correct_phase",
+        p.ArtefactParams,
+        "Signs that alternate between slices (search: {slices}) and phase between odd and even echoes of bipolar "
+        "readouts (search: {bipolar}) were corrected where they were found",
+        ("li2015magma",),
+    ),
+    Method(
         "offset",
         "mcpc3ds",
         "MCPC-3D-S",
@@ -84,5 +94,15 @@ METHODS = (
         "qsmprep.core.relaxometry:log_linear",
         p.LogLinearParams,
         "R2* was computed by a weighted line fit to the logarithm of the magnitude",
+    ),
+    Method(
+        "swi",
+        "clearswi",
+        "CLEAR-SWI",
+        "qsmprep.core.swi:clearswi",
+        p.ClearSwiParams,
+        "Susceptibility-weighted images and their minimum-intensity projection over {minip_mm:g} mm were computed after "
+        "CLEAR-SWI (high-pass {highpass_mm:g} mm, turn {turn:g})",
+        ("eckstein2021",),
     ),
 )

@@ -13,7 +13,9 @@ from qsmprep.core.parameters.background import (
 )
 from qsmprep.core.parameters.echoes import (
     ArloParams,
+    ArtefactParams,
     BestPathParams,
+    ClearSwiParams,
     LaplacianUnwrapParams,
     LogLinearParams,
     NonlinearParams,
@@ -46,8 +48,10 @@ from qsmprep.core.parameters.networks import (
 
 __all__ = [
     "ArloParams",
+    "ArtefactParams",
     "BestPathParams",
     "BetParams",
+    "ClearSwiParams",
     "ConeNetParams",
     "FslBetParams",
     "IlsqrParams",

@@ -8,6 +8,20 @@ from qsmprep.core.registry import parameter
 
 
 @dataclass(frozen=True)
+class ArtefactParams:
+    """Parameters of what is looked for, and undone, in the phase of a scanner."""
+
+    bipolar: str = parameter(
+        "auto", "correct the phase between odd and even echoes: where it is found, always, or never",
+        choices=("auto", "on", "off"),
+    )  # fmt: skip
+    bipolar_min_rad: float = parameter(
+        0.1, "smallest phase between odd and even echoes that `auto` corrects", unit="rad", low=0.0
+    )
+    slices: str = parameter("auto", "undo a sign that alternates between slices", choices=("auto", "off"))
+
+
+@dataclass(frozen=True)
 class OffsetParams:
     """Parameters of phase offset removal (MCPC-3D-S)."""
 
@@ -71,3 +85,22 @@ class ArloParams:
     """Parameters of ARLO."""
 
     max_hz: float = parameter(1000.0, "largest R2*", unit="1/s", low=1.0)
+
+
+@dataclass(frozen=True)
+class ClearSwiParams:
+    """Parameters of susceptibility-weighted imaging after CLEAR-SWI."""
+
+    highpass_mm: float = parameter(
+        4.0, "standard deviation of the Gaussian whose low pass is taken from the phase", unit="mm", low=0.1
+    )
+    turn: float = parameter(
+        2.5, "where the phase mask turns down, in mean positive frequencies; smaller is darker", low=0.1, high=100.0
+    )
+    bias_mm: float = parameter(
+        7.0, "standard deviation of the Gaussian that estimates the coil's sensitivity; 0 keeps it", unit="mm", low=0.0
+    )
+    softplus: float = parameter(
+        2.0, "steepness with which dark voxels are compressed; 0 keeps the magnitude as it is", low=0.0, high=20.0
+    )
+    minip_mm: float = parameter(7.0, "thickness of the minimum-intensity projection", unit="mm", low=0.0)

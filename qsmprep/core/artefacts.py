@@ -1,0 +1,144 @@
+"""What a scanner did to the phase: found, undone where it can be undone, and said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qsmprep.core.grid import Grid
+from qsmprep.core.parameters import ArtefactParams
+from qsmprep.core.phase_artefacts import (
+    BipolarCorrection,
+    correct_bipolar,
+    correct_slice_alternation,
+    looks_filtered,
+    plane,
+)
+
+FloatArray = NDArray[np.floating]
+AXES = ("first", "second", "third")
+FILTERED = "the phase looks high-pass filtered, as for vendor SWI: susceptibility will be too low"
+
+
+@dataclass(frozen=True)
+class CorrectedPhase:
+    """Phase without the artefacts of the readout.
+
+    Parameters
+    ----------
+    phase_rad : (n_echo, nx, ny, nz) float32 array
+        Wrapped; the phase that came in where nothing was found.
+    info : dict
+        ``bipolar``, ``slice_sign``, ``high_pass_filtered``: what was found, for the sidecar.
+    warnings : tuple of str
+        The same for a person.
+    """
+
+    phase_rad: NDArray[np.float32]
+    info: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def correct_phase(
+    phase_rad: FloatArray,
+    magnitude: FloatArray | None,
+    mask: NDArray[np.bool_],
+    te_s: Sequence[float],
+    grid: Grid,
+    params: ArtefactParams | None = None,
+    *,
+    readout: str = "",
+) -> CorrectedPhase:
+    """Undo alternating slice signs and the phase between odd and even echoes; tell filtered phase.
+
+    Slices whose sign alternates (some GE reconstructions) are told by the data alone. The phase
+    between odd and even echoes is fitted by a plane; it is taken away where it reaches
+    ``params.bipolar_min_rad`` inside the mask, or where the readout is known to be bipolar, and kept
+    where the readout is known to be monopolar. Phase that was high-pass filtered cannot be mended.
+
+    Parameters
+    ----------
+    phase_rad : (n_echo, nx, ny, nz) array
+        Wrapped phase.
+    magnitude : (n_echo, nx, ny, nz) array or None
+        Arbitrary unit.
+    mask : (nx, ny, nz) bool array
+        The brain.
+    te_s : sequence of float
+        Echo times in s.
+    grid : Grid
+    params : ArtefactParams, optional
+    readout : str
+        ``bipolar`` or ``monopolar`` where it is known, else empty.
+
+    Returns
+    -------
+    CorrectedPhase
+
+    Raises
+    ------
+    DataError
+        For shapes that do not fit or an empty mask.
+
+    References
+    ----------
+    Li et al., MAGMA 2015;28:347-355. doi:10.1007/s10334-014-0470-3
+    """
+    params = params or ArtefactParams()
+    phase, warnings = np.asarray(phase_rad, dtype=np.float32), []
+    info: dict[str, Any] = {"slice_sign": "not looked for", "bipolar": "not looked for"}
+    if params.slices == "auto":
+        phase, axis = correct_slice_alternation(phase, magnitude)
+        info["slice_sign"] = "does not alternate" if axis is None else f"alternated along array axis {axis}; undone"
+        if axis is not None:
+            warnings.append(f"the sign of the signal alternated along the {AXES[axis]} array axis; this was undone")
+    if params.bipolar != "off":
+        phase, found, said = _bipolar(phase, magnitude, mask, te_s, grid, params, readout)
+        info |= found
+        warnings += said
+    check = looks_filtered(phase[-1], None if magnitude is None else magnitude[-1], mask, grid)
+    info |= {"high_pass_filtered": check.filtered, "high_pass_score": round(check.score, 4)}
+    if check.filtered:
+        warnings.append(FILTERED)
+    return CorrectedPhase(phase, info, tuple(warnings))
+
+
+def _bipolar(
+    phase: NDArray[np.float32],
+    magnitude: FloatArray | None,
+    mask: NDArray[np.bool_],
+    te_s: Sequence[float],
+    grid: Grid,
+    params: ArtefactParams,
+    readout: str,
+) -> tuple[NDArray[np.float32], dict[str, Any], list[str]]:
+    """Phase with or without the correction, what the sidecar says of it, and the warnings."""
+    wanted = params.bipolar == "on" or readout == "bipolar"
+    fitted = correct_bipolar(phase, magnitude, mask, te_s, grid)
+    if not fitted.applied:
+        warnings = [f"the readout is bipolar, but cannot be corrected: {fitted.reason}"] if wanted else []
+        return phase, {"bipolar": f"cannot be told: {fitted.reason}"}, warnings
+    largest = difference_rad(fitted, mask, grid)
+    facts = {
+        "bipolar_difference_rad": round(largest, 4),
+        "bipolar_gradient_rad_per_mm": [round(value, 6) for value in fitted.gradient_rad_per_mm],
+    }
+    text = f"even and odd echoes differ by up to {largest:.2f} rad of phase"
+    if params.bipolar == "auto" and readout == "monopolar":
+        doubt = largest >= params.bipolar_min_rad
+        warnings = [f"{text}, although the readout is said to be monopolar; it was kept"] if doubt else []
+        return phase, {"bipolar": "monopolar, as stated", **facts}, warnings
+    if not wanted and largest < params.bipolar_min_rad:
+        return phase, {"bipolar": "no difference between odd and even echoes", **facts}, []
+    known = "" if wanted else ", as with a bipolar readout"
+    return fitted.phase_rad, {"bipolar": "corrected", **facts}, [f"{text}{known}; this was corrected"]
+
+
+def difference_rad(fitted: BipolarCorrection, mask: NDArray[np.bool_], grid: Grid) -> float:
+    """Largest phase in rad between odd and even echoes inside the mask, by the fitted plane."""
+    difference = plane(grid, np.asarray(fitted.gradient_rad_per_mm), fitted.constant_rad)
+    return float(np.abs(difference[np.asarray(mask, bool)]).max())
