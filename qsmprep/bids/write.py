@@ -111,6 +111,7 @@ def write_nifti(
     path: Path,
     *,
     durable: bool = False,
+    series: bool = False,
 ) -> Path:
     """Write a volume as NIfTI-1; the same input gives the same bytes.
 
@@ -127,6 +128,8 @@ def write_nifti(
         ``.nii`` or ``.nii.gz``.
     durable : bool
         Wait until the bytes are on the disk.
+    series : bool
+        Whether the array may be (nx, ny, nz, n), a series of volumes.
 
     Returns
     -------
@@ -140,7 +143,7 @@ def write_nifti(
     CannotWriteError
         When the file system refuses.
     """
-    volume = _storable(np.asarray(array), path)
+    volume = _storable(np.asarray(array), path, (3, 4) if series else (3,))
     image = nib.Nifti1Image(volume, None)
     image.header.set_data_dtype(volume.dtype)
     image.header.set_xyzt_units("mm", "sec")
@@ -182,8 +185,8 @@ def _as_json(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} {value!r}")
 
 
-def _storable(array: NDArray[Any], path: Path) -> NDArray[Any]:
-    if array.ndim != 3 or array.size == 0:
+def _storable(array: NDArray[Any], path: Path, axes: tuple[int, ...] = (3,)) -> NDArray[Any]:
+    if array.ndim not in axes or array.size == 0:
         raise DataError(f"the array has shape {array.shape}", file=path, expected="a volume of three axes")
     if array.dtype.name in _DTYPES:
         if array.dtype.kind == "f" and not np.isfinite(array).all():

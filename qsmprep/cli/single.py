@@ -45,13 +45,13 @@ class Source:
     image: nib.spatialimages.SpatialImage
 
 
-def read(path: Path) -> Source:
-    """Read a three-dimensional volume.
+def load_image(path: Path) -> tuple[NDArray[Any], nib.spatialimages.SpatialImage]:
+    """Read the voxels of an image, of any number of dimensions from three on, and the image.
 
     Raises
     ------
     MissingFileError, DataError
-        When it is absent, not an image, cut short, or has more than three dimensions.
+        When it is absent, not an image, cut short, complex, or has fewer than three dimensions.
     """
     try:
         image = nib.load(path)
@@ -64,7 +64,21 @@ def read(path: Path) -> Source:
         raise DataError(f"the image cannot be read ({error})", file=path, expected="a complete NIfTI file") from None
     if np.iscomplexobj(data):
         raise DataError("the image is complex", file=path, expected="real values")
-    if data.ndim < 3 or any(n != 1 for n in data.shape[3:]):
+    if data.ndim < 3:
+        raise DataError(f"the image has shape {data.shape}", file=path, expected="three dimensions or more")
+    return data, image
+
+
+def read(path: Path) -> Source:
+    """Read a three-dimensional volume.
+
+    Raises
+    ------
+    MissingFileError, DataError
+        As :func:`load_image`, and when there is more than one volume.
+    """
+    data, image = load_image(path)
+    if any(n != 1 for n in data.shape[3:]):
         raise DataError(f"the image has shape {data.shape}", file=path, expected="one three-dimensional volume")
     return Source(path, data.reshape(data.shape[:3]).astype(np.float32), image)
 
@@ -226,7 +240,7 @@ def write_results(volumes: dict[Path, NDArray[Any]], sidecar: dict[str, Any], ou
     header = like.image.header if isinstance(like.image.header, nib.Nifti1Header) else None
     try:
         for path, data in volumes.items():
-            write_nifti(data, like.image.affine, header, path)
+            write_nifti(data, like.image.affine, header, path, series=True)
         write_json(sidecar, sidecar_path(out))
     except QSMPrepError:
         for path in fresh:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from qsmprep.cli import step_echoes
 from qsmprep.cli.parser import Parser, dashed
 from qsmprep.core.methods import METHODS
 from qsmprep.errors import QSMPrepError, UsageError
@@ -126,6 +127,7 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="STEP", parser_class=Parser)
     for command in COMMANDS:
         _add_command(commands, command)
+    step_echoes.add_commands(commands, EPILOG)
     listing = commands.add_parser("list", help="list the methods and their parameters")
     listing.add_argument("step", nargs="?", metavar="STEP", help=f"one of {', '.join(METHODS.steps())}")
     return parser
@@ -227,6 +229,8 @@ def run(argv: Sequence[str]) -> int:
     if args.command == "list":
         print(listing(args.step))
         return 0
+    if "act" in args:
+        return int(args.act(args))
     command = next(command for command in COMMANDS if command.name == args.command)
     check(args, command)
     module, function = command.runner.split(":")

@@ -18,6 +18,7 @@ from qsmprep.core.phase_artefacts import (
     looks_filtered,
     plane,
 )
+from qsmprep.core.unwrap.common import check_inputs
 
 FloatArray = NDArray[np.floating]
 AXES = ("first", "second", "third")
@@ -82,14 +83,15 @@ def correct_phase(
     Raises
     ------
     DataError
-        For shapes that do not fit or an empty mask.
+        For shapes that do not fit, numbers that are not finite, bad echo times or an empty mask.
 
     References
     ----------
     Li et al., MAGMA 2015;28:347-355. doi:10.1007/s10334-014-0470-3
     """
     params = params or ArtefactParams()
-    phase, warnings = np.asarray(phase_rad, dtype=np.float32), []
+    phase, magnitude, mask = check_inputs(phase_rad, magnitude, mask, te_s, grid)
+    warnings: list[str] = []
     info: dict[str, Any] = {"slice_sign": "not looked for", "bipolar": "not looked for"}
     if params.slices == "auto":
         phase, axis = correct_slice_alternation(phase, magnitude)

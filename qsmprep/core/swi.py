@@ -63,8 +63,9 @@ def clearswi(
     Every echo is unwrapped (Laplacian) and high-pass filtered; the frequency of all echoes is the line
     through the origin, :math:`f = \sum m_e^2 t_e \varphi_e / 2\pi \sum m_e^2 t_e^2`. The phase mask is one
     where :math:`f \le 0` and the sigmoid :math:`(1 + \tanh(1 - f/c \bar f)) / (1 + \tanh 1)` elsewhere,
-    :math:`\bar f` being the mean of the positive frequencies and :math:`c` ``params.turn``. The magnitude is the root of the sum of squares over the echoes, freed from the sensitivity of the coil and
-    with its dark end compressed (softplus).
+    :math:`\bar f` being the mean of the positive frequencies and :math:`c` ``params.turn``. The magnitude
+    is the root of the sum of squares over the echoes, freed from the sensitivity of the coil and with its
+    dark end compressed (softplus).
 
     Parameters
     ----------

@@ -46,28 +46,11 @@ class BrainMask(base.Step):
         if self.inputs.given_mask:
             mask, source = self._given(image), str(self.inputs.given_mask)
         else:
-            mask, source = self._extracted(combined(magnitude), image), self.inputs.method
+            mask, source = extract_brain(combined(magnitude), image, *self.method()), self.inputs.method
         return {
             "mask": base.save(folder, "mask", mask, image),
             "info": base.save_info(folder, {"source": source, "n_voxels": int(mask.sum())}),
         }
-
-    def _extracted(self, magnitude: NDArray[np.float32], image: Any) -> NDArray[np.bool_]:
-        """Extract in the order of axes closest to RAS, so that the mask does not depend on how the data are stored."""
-        if magnitude.min() == magnitude.max():
-            raise DataError(
-                "there is no magnitude image to extract the brain from, or it is the same everywhere",
-                expected="a magnitude image of the head",
-                remedy="add the part-mag images, or give a mask with --derivatives",
-            )
-        function, params = self.method()
-        stored = nib.Nifti1Image(magnitude, image.affine)
-        ras = nib.as_closest_canonical(stored)
-        mask = function(np.asarray(ras.dataobj), base.grid_of(ras), params)
-        back = nib.orientations.ornt_transform(
-            nib.orientations.io_orientation(ras.affine), nib.orientations.io_orientation(stored.affine)
-        )
-        return nib.orientations.apply_orientation(mask, back)
 
     def _given(self, image: Any) -> NDArray[np.bool_]:
         data, given = base.load(self.inputs.given_mask)
@@ -87,6 +70,25 @@ class BrainMask(base.Step):
                 remedy="correct the mask, or leave out --derivatives to have the brain extracted",
             )
         return mask
+
+
+def extract_brain(
+    magnitude: NDArray[np.float32], image: nib.spatialimages.SpatialImage, function: Any, params: Any
+) -> NDArray[np.bool_]:
+    """Extract in the order of axes closest to RAS, so that the mask does not depend on how the data are stored."""
+    if magnitude.min() == magnitude.max():
+        raise DataError(
+            "there is no magnitude image to extract the brain from, or it is the same everywhere",
+            expected="a magnitude image of the head",
+            remedy="add the part-mag images, or give a mask with --derivatives",
+        )
+    stored = nib.Nifti1Image(magnitude, image.affine)
+    ras = nib.as_closest_canonical(stored)
+    mask = function(np.asarray(ras.dataobj), base.grid_of(ras), params)
+    back = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(ras.affine), nib.orientations.io_orientation(stored.affine)
+    )
+    return nib.orientations.apply_orientation(mask, back)
 
 
 def combined(magnitude: NDArray[np.float32]) -> NDArray[np.float32]:

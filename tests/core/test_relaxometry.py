@@ -125,3 +125,21 @@ def test_bad_input_is_refused():
     ):
         with pytest.raises(DataError):
             fit_r2star(*arguments)
+
+
+def test_uneven_echoes_with_noise_against_scipy():
+    """Unequal spacing: the same minimum as a general least-squares solver, and the same line as polyfit."""
+    from scipy.optimize import curve_fit
+
+    te_s = [0.003, 0.0045, 0.011, 0.018, 0.034]
+    t = np.array(te_s)
+    signal = decay(te_s, noise=1.0, seed=4)
+    nonlinear, line = fit_r2star(signal, te_s, MASK), log_linear(signal, te_s, MASK)
+    for place in ((3, 4, 5), (8, 2, 9), (11, 12, 13), (1, 0, 0)):
+        values = signal[(slice(None), *place)]
+        best, _ = curve_fit(lambda x, a, r: a * np.exp(-x * r), t, values, p0=(values[0], 40))
+        assert nonlinear.r2star_hz[place] == pytest.approx(best[1], rel=1e-3, abs=0.01)
+        assert nonlinear.s0[place] == pytest.approx(best[0], rel=1e-3)
+        slope, level = np.polyfit(t, np.log(values), 1, w=values)
+        assert line.r2star_hz[place] == pytest.approx(-slope, rel=1e-4)
+        assert line.s0[place] == pytest.approx(np.exp(level), rel=1e-4)

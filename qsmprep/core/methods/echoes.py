@@ -101,8 +101,8 @@ METHODS = (
         "CLEAR-SWI",
         "qsmprep.core.swi:clearswi",
         p.ClearSwiParams,
-        "Susceptibility-weighted images and their minimum-intensity projection over {minip_mm:g} mm were computed after "
-        "CLEAR-SWI (high-pass {highpass_mm:g} mm, turn {turn:g})",
+        "Susceptibility-weighted images and their minimum-intensity projection over {minip_mm:g} mm were computed "
+        "after CLEAR-SWI (high-pass {highpass_mm:g} mm, turn {turn:g})",
         ("eckstein2021",),
     ),
 )

@@ -1,0 +1,131 @@
+"""Scanner artefacts: found where they were put in, undone, and left alone where there are none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from echo_cases import ORIENTATIONS, romeo_crop, simulate, turn, turn_grid
+
+from qsmprep.core.artefacts import FILTERED, correct_phase
+from qsmprep.core.parameters import ArtefactParams
+from qsmprep.core.phase import scale_phase, wrap
+from qsmprep.errors import DataError
+
+EVEN = [0.005, 0.010, 0.015, 0.020]
+SLOPE = (0.05, -0.02, 0.01)
+CONSTANT = 0.4
+
+
+def apart(a, b):
+    """Largest distance on the circle."""
+    return float(np.abs(np.angle(np.exp(1j * (np.asarray(a, float) - b)))).max())
+
+
+def difference(grid):
+    """A plane of phase between the readout directions, in rad."""
+    axes = [(np.arange(n) - (n - 1) / 2) * v for n, v in zip(grid.shape, grid.voxel_mm, strict=True)]
+    x, y, z = np.meshgrid(*axes, indexing="ij")
+    return SLOPE[0] * x + SLOPE[1] * y + SLOPE[2] * z + CONSTANT
+
+
+def faulty(case, *, bipolar=True, slices=None):
+    """The phase of a case with a bipolar readout, and a sign that alternates along an axis."""
+    odd = (np.arange(len(case.te_s)) % 2)[:, None, None, None]
+    phase = case.phase_rad + bipolar * odd * difference(case.grid)
+    if slices is not None:
+        shape = [1, 1, 1, 1]
+        shape[slices + 1] = -1
+        phase = phase + np.pi * (np.arange(case.grid.shape[slices]) % 2).reshape(shape)
+    return wrap(phase)
+
+
+@pytest.mark.parametrize("slices", [None, 0, 1, 2])
+def test_both_faults_are_undone_at_once(slices):
+    case = simulate(EVEN, noise=0.02)
+    found = correct_phase(faulty(case, slices=slices), case.magnitude, case.mask, case.te_s, case.grid)
+    expected = wrap(case.phase_rad + difference(case.grid) / 2)  # the mean of the two directions stays
+    assert apart(found.phase_rad[:, case.mask], expected[:, case.mask]) < 0.03
+    assert found.info["bipolar"] == "corrected"
+    largest = np.abs(difference(case.grid)[case.mask]).max()
+    assert found.info["bipolar_difference_rad"] == pytest.approx(largest, rel=0.02)
+    assert len(found.warnings) == (1 if slices is None else 2)
+    assert any("odd echoes differ" in text for text in found.warnings)
+    assert any("alternated" in text for text in found.warnings) == (slices is not None)
+
+
+def test_clean_phase_comes_back_untouched():
+    case = simulate(EVEN, noise=0.02)
+    found = correct_phase(case.phase_rad, case.magnitude, case.mask, case.te_s, case.grid)
+    np.testing.assert_array_equal(found.phase_rad, case.phase_rad)
+    assert found.warnings == ()
+    assert found.info["bipolar"].startswith("no difference")
+    assert found.info["slice_sign"] == "does not alternate"
+
+
+def test_real_monopolar_crop_is_left_alone():
+    stored, header, magnitude, te_s, grid = romeo_crop()
+    phase = scale_phase(stored, units=None, **header)[0]
+    found = correct_phase(phase, magnitude, np.ones(grid.shape, bool), te_s, grid)
+    np.testing.assert_array_equal(found.phase_rad, phase)
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("params", "readout", "corrected", "told"),
+    [
+        (ArtefactParams(), "", True, "differ by up to"),
+        (ArtefactParams(), "bipolar", True, "differ by up to"),
+        (ArtefactParams(), "monopolar", False, "said to be monopolar"),
+        (ArtefactParams(bipolar="on"), "monopolar", True, "differ by up to"),
+        (ArtefactParams(bipolar="off"), "bipolar", False, None),
+        (ArtefactParams(bipolar_min_rad=10.0), "", False, None),
+        (ArtefactParams(bipolar_min_rad=10.0), "bipolar", True, "differ by up to"),
+    ],
+)
+def test_what_is_known_of_the_readout_decides(params, readout, corrected, told):
+    case = simulate(EVEN, noise=0.02)
+    phase = faulty(case)
+    found = correct_phase(phase, case.magnitude, case.mask, case.te_s, case.grid, params, readout=readout)
+    assert np.array_equal(found.phase_rad, phase) != corrected
+    assert [told in text for text in found.warnings] == ([True] if told else [])
+
+
+@pytest.mark.parametrize(("te_s", "why"), [([0.005, 0.010], "fewer than three"), ([0.005, 0.010, 0.018], "evenly")])
+def test_a_bipolar_readout_that_cannot_be_corrected_is_said(te_s, why):
+    case = simulate(te_s)
+    found = correct_phase(case.phase_rad, case.magnitude, case.mask, te_s, case.grid, readout="bipolar")
+    np.testing.assert_array_equal(found.phase_rad, case.phase_rad)
+    assert why in found.info["bipolar"]
+    assert why in found.warnings[0]
+    assert correct_phase(case.phase_rad, case.magnitude, case.mask, te_s, case.grid).warnings == ()
+
+
+@pytest.mark.parametrize(("order", "flips"), ORIENTATIONS)
+def test_the_48_orientations(order, flips):
+    case = simulate(EVEN, shape=(12, 15, 11))
+    plain = correct_phase(faulty(case, slices=2), case.magnitude, case.mask, case.te_s, case.grid)
+    moved = [turn(volume, order, flips) for volume in (faulty(case, slices=2), case.magnitude, case.mask)]
+    found = correct_phase(*moved, case.te_s, turn_grid(case.grid, order))
+    # which of two neighbouring slices has the right sign is not known: the offset may differ by pi
+    shift = found.phase_rad - turn(plain.phase_rad, order, flips)
+    shift = np.angle(np.exp(2j * shift))[:, moved[2]] / 2
+    assert np.abs(shift).max() < 2e-3
+
+
+def test_filtered_phase_is_said():
+    rng = np.random.default_rng(0)
+    case = simulate([0.02])
+    noise = wrap(0.2 * rng.normal(size=case.phase_rad.shape))
+    found = correct_phase(noise, case.magnitude, case.mask, case.te_s, case.grid)
+    assert found.warnings == (FILTERED,)
+    assert found.info["high_pass_filtered"] is True
+
+
+def test_bad_shapes_are_refused():
+    case = simulate(EVEN)
+    with pytest.raises(DataError):
+        correct_phase(case.phase_rad, case.magnitude, case.mask, case.te_s[:3], case.grid)
+    with pytest.raises(DataError):
+        correct_phase(case.phase_rad, case.magnitude, case.mask[:-1], case.te_s, case.grid)
+    with pytest.raises(DataError):
+        correct_phase(case.phase_rad, case.magnitude, 0 * case.mask, case.te_s, case.grid)
