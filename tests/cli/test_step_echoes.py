@@ -94,7 +94,8 @@ def spoil_phase(scan: Head, add) -> None:
 def test_fieldmap_is_the_true_field(head, tmp_path, capsys):
     extra = [f"--out-{name}" for name in ("noise", "residual", "weights")]
     files = [tmp_path / f"{name}.nii.gz" for name in ("noise", "residual", "weights")]
-    field = fieldmap(capsys, head, tmp_path / "deep" / "f.nii.gz", *(w for pair in zip(extra, files) for w in pair))
+    words = [word for pair in zip(extra, files, strict=True) for word in pair]
+    field = fieldmap(capsys, head, tmp_path / "deep" / "f.nii.gz", *words)
     assert head.error_hz(field) < 1.0, "the spread of the true field is 17 Hz"
     noise, residual, weights = map(data_of, files)
     good = head.mask & (weights > 0.5)
@@ -138,9 +139,7 @@ def test_phase_unwrap_fieldmap_in_turn_give_the_same_field(head, tmp_path, capsy
 
 def test_one_echo_is_a_volume_and_needs_no_time_to_be_unwrapped(head, tmp_path, capsys):
     stored = shutil.copy(head.phase[3], tmp_path / "alone.nii.gz")
-    code, said, told = call(
-        capsys, "unwrap", "--phase", stored, "--mask", head.mask_file, "--out", tmp_path / "u.nii.gz"
-    )
+    code, _, told = call(capsys, "unwrap", "--phase", stored, "--mask", head.mask_file, "--out", tmp_path / "u.nii.gz")
     assert code == 0, told
     assert data_of(tmp_path / "u.nii.gz").shape == head.mask.shape
     code, _, told = call(
@@ -194,7 +193,7 @@ def test_bipolar_readout_and_alternating_slices_are_undone(head, scan, tmp_path,
     """A plane of up to a radian on the even echoes and a sign on every other slice, put in on purpose."""
 
     def fault(n, shape):
-        x, y, z = np.meshgrid(*[np.linspace(-1, 1, size) for size in shape], indexing="ij")
+        x, y, _ = np.meshgrid(*[np.linspace(-1, 1, size) for size in shape], indexing="ij")
         return (n % 2) * (0.9 * x + 0.2 * y - 0.1) + np.pi * (np.arange(shape[2]) % 2)
 
     spoil_phase(scan, fault)

@@ -24,7 +24,7 @@ from qsmprep.interfaces.phase import Conform
 from qsmprep.settings import Settings
 from qsmprep.workflows.acquisition import init_acquisition_wf
 from qsmprep.workflows.outputs import add_outputs, products
-from qsmprep.workflows.pages import crash_files, used
+from qsmprep.workflows.pages import crash_files, processing, used
 
 STAND_IN = f"""#!{sys.executable}
 # Stands in for FSL's bet in the tests only: masks what is brighter than half of the maximum.
@@ -127,6 +127,51 @@ def test_no_relaxation_without_a_magnitude(tmp_path):
         assert (graph.get_node("r2star") is not None) == expected
         assert ("R2*" in graph.__desc__) == expected
         assert any(product.suffix == "R2starmap" for product in products(acquisition, settings)) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ({}, True),
+        ({"level": "minimal"}, False),
+        ({"level": "minimal", "with_swi": True}, True),
+        ({"with_swi": False}, False),
+    ],
+)
+def test_swi_goes_with_the_level_unless_it_is_said(tmp_path, words, expected):
+    acquisition = _acquisition(tmp_path, "MEGRE", (0.004, 0.01))
+    settings = Settings(tmp_path, tmp_path / "out", "participant", tmp_path / "work", **words)
+    graph = init_acquisition_wf(acquisition, settings, 1000)
+    assert (graph.get_node("swi") is not None) == expected
+    assert ("CLEAR-SWI" in graph.__desc__) == expected
+    suffixes = {product.suffix for product in products(acquisition, settings)}
+    assert ({"swi", "minIP"} <= suffixes) == expected
+    assert any(step.step == "swi" for step in processing(acquisition, settings)) == expected
+
+
+def test_no_swi_without_a_magnitude(tmp_path):
+    measured = _acquisition(tmp_path, "MEGRE", (0.004, 0.01))
+    echoes = tuple(dataclasses.replace(echo, magnitude=None) for echo in measured.echoes)
+    settings = Settings(tmp_path, tmp_path / "out", "participant", tmp_path / "work", with_swi=True)
+    graph = init_acquisition_wf(dataclasses.replace(measured, echoes=echoes), settings, 1000)
+    assert graph.get_node("swi") is None
+
+
+@pytest.mark.parametrize(
+    ("metadata", "readout"),
+    [
+        ({}, ""),
+        ({"ReadoutMode": "Bipolar"}, "bipolar"),
+        ({"PulseSequenceDetails": "multi-echo GRE, unipolar readout"}, "monopolar"),
+        ({"ScanOptions": ["PFP", "MONOPOLAR"]}, "monopolar"),
+        ({"SequenceName": "mono or bipolar: bipolar, monopolar"}, ""),
+        ({"SeriesDescription": "study of bipolar disorder"}, ""),
+    ],
+)
+def test_the_readout_is_taken_from_the_sidecar(tmp_path, metadata, readout):
+    acquisition = dataclasses.replace(_acquisition(tmp_path, "MEGRE", (0.004, 0.01)), metadata=metadata)
+    settings = Settings(tmp_path, tmp_path / "out", "participant", tmp_path / "work")
+    assert init_acquisition_wf(acquisition, settings, 1000).get_node("artefacts").inputs.readout == readout
 
 
 def test_report_says_the_echo_times_and_the_field_that_were_used(tmp_path):

@@ -59,7 +59,7 @@ def test_outputs(finished):
     out = finished / "out"
     stem = "sub-01/anat/sub-01"
     expected = {f"{stem}_desc-{name}_Chimap.nii.gz" for name in ("tkd", "l2")}
-    expected |= {f"{stem}_{suffix}.nii.gz" for suffix in ("R2starmap", "T2starmap", "S0map")}
+    expected |= {f"{stem}_{suffix}.nii.gz" for suffix in ("R2starmap", "T2starmap", "S0map", "swi", "minIP")}
     expected |= {f"{stem}_desc-brain_mask.nii.gz", f"{stem}_desc-qsm_mask.nii.gz"}
     expected |= {f"sub-01/fmap/sub-01_desc-{kind}_fieldmap.nii.gz" for kind in ("total", "local")}
     expected |= {f"{stem}_echo-{n}_part-phase_desc-unwrapped_MEGRE.nii.gz" for n in (1, 2, 3)}
@@ -99,6 +99,21 @@ def test_sidecar(finished):
     assert sidecar["PhaseConvention"]["sign"] == 1
     np.testing.assert_allclose(np.abs(sidecar["B0Direction"]), [0, 0, 1], atol=1e-6)
     assert all(uri.startswith("bids:raw:sub-01/anat/") for uri in sidecar["Sources"])
+
+
+def test_sidecars_say_what_was_looked_for_in_the_phase(finished):
+    for name in ("desc-tkd_Chimap", "swi", "minIP", "echo-2_part-phase_desc-unwrapped_MEGRE"):
+        sidecar = json.loads((finished / f"out/sub-01/anat/sub-01_{name}.json").read_text())
+        assert sidecar["AlternatingSliceSign"] == "does not alternate"
+        assert "evenly" in sidecar["BipolarReadout"] or "no difference" in sidecar["BipolarReadout"]
+        assert sidecar["PhaseLooksHighPassFiltered"] is False
+    assert sidecar["Units"] == "rad"
+    minip = json.loads((finished / "out/sub-01/anat/sub-01_minIP.json").read_text())
+    assert minip["ProjectionThickness"] == 4.0, "one slice of 4 mm is nearer to 7 mm than three"
+    assert minip["Parameters"] == dataclasses.asdict(METHODS.get("swi", "clearswi").configure())
+    page = (finished / "out/sub-01.html").read_text()
+    assert "Susceptibility-weighted image" in page
+    assert "CLEAR-SWI" in (finished / "out/logs/CITATION.md").read_text()
 
 
 def test_geometry_is_kept(finished):

@@ -291,3 +291,19 @@ def test_graphs(head, tmp_path):
         graphs.plot_rim_profile({}, tmp_path / "none.png")
     with pytest.raises(DataError, match="finite"):
         graphs.plot_consistency(head.chi_ppm, head.chi_ppm, np.zeros_like(head.qsm), tmp_path / "none.png")
+
+
+def test_swi_figure_is_the_same_for_every_storage_order(head, tmp_path):
+    from qsmprep.reports.swi import plot_swi
+
+    swi = np.where(head.brain, 50 + 20 * np.sin(np.arange(head.brain.size).reshape(head.brain.shape) / 97), 0)
+    minip = np.where(head.brain, swi - 5, 0)
+    pictures = []
+    for orientation in ORIENTATIONS[::11]:
+        (image, moved), (low, _), (mask, _) = (stored(v, head.affine, orientation) for v in (swi, minip, head.brain))
+        pictures.append(read(plot_swi(image, low, moved, mask, tmp_path / "swi.png", thickness_mm=6)))
+    for other in pictures[1:]:
+        np.testing.assert_array_equal(other, pictures[0])
+    for bad in ((swi[1:], minip, head.brain), (swi, minip, 0 * head.brain)):
+        with pytest.raises(DataError):
+            plot_swi(bad[0], bad[1], head.affine, bad[2], tmp_path / "x.png", thickness_mm=6)
