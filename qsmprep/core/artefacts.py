@@ -59,7 +59,8 @@ def correct_phase(
     Slices whose sign alternates (some GE reconstructions) are told by the data alone. The phase
     between odd and even echoes is fitted by a plane; it is taken away where it reaches
     ``params.bipolar_min_rad`` inside the mask, or where the readout is known to be bipolar, and kept
-    where the readout is known to be monopolar. Phase that was high-pass filtered cannot be mended.
+    where the readout is known to be monopolar. A constant of pi between odd and even echoes is the same as
+    a uniform field of half the inverse echo spacing, and stays as such. Phase that was high-pass filtered cannot be mended.
 
     Parameters
     ----------

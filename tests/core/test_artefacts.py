@@ -53,6 +53,17 @@ def test_both_faults_are_undone_at_once(slices):
     assert any("alternated" in text for text in found.warnings) == (slices is not None)
 
 
+@pytest.mark.parametrize("constant", [-3.0, -1.2, 0.0, 1.2, 3.0])
+def test_odd_and_even_echoes_lie_on_one_line_afterwards(constant):
+    """Whatever the constant: what is left of it is a uniform field, which alternates by pi."""
+    case = simulate(EVEN, noise=0.01)
+    odd = (np.arange(4) % 2)[:, None, None, None]
+    phase = wrap(faulty(case) + odd * (constant - CONSTANT))
+    found = correct_phase(phase, case.magnitude, case.mask, case.te_s, case.grid).phase_rad
+    second = found[:-2] - 2 * found[1:-1] + found[2:]
+    assert np.sqrt(np.mean(np.angle(np.exp(1j * second))[:, case.mask] ** 2)) < 0.08
+
+
 def test_clean_phase_comes_back_untouched():
     case = simulate(EVEN, noise=0.02)
     found = correct_phase(case.phase_rad, case.magnitude, case.mask, case.te_s, case.grid)
