@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from qsmprep.core.grid import Grid
 from qsmprep.core.parameters import ArtefactParams
 from qsmprep.core.phase_artefacts import (
-    BipolarCorrection,
-    correct_bipolar,
+    BipolarFit,
     correct_slice_alternation,
+    fit_bipolar,
     looks_filtered,
     plane,
+    remove_bipolar,
 )
 from qsmprep.core.unwrap.common import check_inputs
 
@@ -59,8 +60,9 @@ def correct_phase(
     Slices whose sign alternates (some GE reconstructions) are told by the data alone. The phase
     between odd and even echoes is fitted by a plane; it is taken away where it reaches
     ``params.bipolar_min_rad`` inside the mask, or where the readout is known to be bipolar, and kept
-    where the readout is known to be monopolar. A constant of pi between odd and even echoes is the same as
-    a uniform field of half the inverse echo spacing, and stays as such. Phase that was high-pass filtered cannot be mended.
+    where the readout is known to be monopolar. A constant of pi between odd and even echoes is the same
+    as a uniform field of half the inverse echo spacing, and stays as such. Phase that was high-pass
+    filtered cannot be mended.
 
     Parameters
     ----------
@@ -121,8 +123,8 @@ def _bipolar(
 ) -> tuple[NDArray[np.float32], dict[str, Any], list[str]]:
     """Phase with or without the correction, what the sidecar says of it, and the warnings."""
     wanted = params.bipolar == "on" or readout == "bipolar"
-    fitted = correct_bipolar(phase, magnitude, mask, te_s, grid)
-    if not fitted.applied:
+    fitted = fit_bipolar(phase, magnitude, mask, te_s, grid)
+    if fitted.reason:
         warnings = [f"the readout is bipolar, but cannot be corrected: {fitted.reason}"] if wanted else []
         return phase, {"bipolar": f"cannot be told: {fitted.reason}"}, warnings
     largest = difference_rad(fitted, mask, grid)
@@ -138,10 +140,14 @@ def _bipolar(
     if not wanted and largest < params.bipolar_min_rad:
         return phase, {"bipolar": "no difference between odd and even echoes", **facts}, []
     known = "" if wanted else ", as with a bipolar readout"
-    return fitted.phase_rad, {"bipolar": "corrected", **facts}, [f"{text}{known}; this was corrected"]
+    return (
+        remove_bipolar(phase, fitted, grid),
+        {"bipolar": "corrected", **facts},
+        [f"{text}{known}; this was corrected"],
+    )
 
 
-def difference_rad(fitted: BipolarCorrection, mask: NDArray[np.bool_], grid: Grid) -> float:
+def difference_rad(fitted: BipolarFit, mask: NDArray[np.bool_], grid: Grid) -> float:
     """Largest phase in rad between odd and even echoes inside the mask, by the fitted plane."""
     difference = plane(grid, np.asarray(fitted.gradient_rad_per_mm), fitted.constant_rad)
     return float(np.abs(difference[np.asarray(mask, bool)]).max())

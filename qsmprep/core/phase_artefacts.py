@@ -157,36 +157,65 @@ def correct_bipolar(
     DataError
         For shapes that do not fit.
     """
+    fit = fit_bipolar(phase_rad, magnitude, mask, te_s, grid)
+    phase = np.asarray(phase_rad, dtype=np.float32)
+    if fit.reason:
+        return BipolarCorrection(phase, fit.gradient_rad_per_mm, fit.constant_rad, False, fit.reason)
+    return BipolarCorrection(remove_bipolar(phase, fit, grid), fit.gradient_rad_per_mm, fit.constant_rad, True)
+
+
+@dataclass(frozen=True)
+class BipolarFit:
+    """The plane of phase between even and odd echoes (see :class:`BipolarCorrection`), or why there is none."""
+
+    gradient_rad_per_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    constant_rad: float = 0.0
+    reason: str = ""
+
+
+def fit_bipolar(
+    phase_rad: FloatArray,
+    magnitude: FloatArray | None,
+    mask: NDArray[np.bool_] | None,
+    te_s: Sequence[float],
+    grid: Grid,
+) -> BipolarFit:
+    """The fit of :func:`correct_bipolar` alone; parameters and errors as there."""
     phase = np.asarray(phase_rad, dtype=np.float32)
     te = np.asarray(te_s, dtype=float)
     if phase.ndim != 4 or phase.shape[1:] != grid.shape or len(te) != len(phase):
         raise DataError(f"phase has shape {phase.shape}", expected=f"{len(te)} echoes of shape {grid.shape}")
-    none = (0.0, 0.0, 0.0)
     if len(te) < 3:
-        return BipolarCorrection(phase, none, 0.0, False, "fewer than three echoes")
+        return BipolarFit(reason="fewer than three echoes")
     if np.ptp(np.diff(te)) > 0.01 * float(np.diff(te).mean()):
-        return BipolarCorrection(phase, none, 0.0, False, "echoes are not evenly spaced")
+        return BipolarFit(reason="echoes are not evenly spaced")
     inside = np.ones(grid.shape, bool) if mask is None else np.asarray(mask, bool)
-    weight = np.ones_like(phase) if magnitude is None else np.asarray(magnitude, np.float32)
-    contrast = _odd_even_contrast(phase, weight)
-    contrast[~inside] = 0
+    contrast = np.zeros(grid.shape, np.complex64)
+    weight = None if magnitude is None else np.asarray(magnitude, np.float32)[:, inside]
+    contrast[inside] = _odd_even_contrast(phase[:, inside], weight)
     scale = float(np.abs(contrast).max())
     if scale == 0:
-        return BipolarCorrection(phase, none, 0.0, False, "no signal in all echoes")
+        return BipolarFit(reason="no signal in all echoes")
     gradient, constant = fit_plane(contrast / scale, grid)
-    half = plane(grid, gradient, constant).astype(np.float32) / 4
-    signs = np.where(np.arange(len(te)) % 2 == 1, -1, 1).astype(np.float32)
-    wrapped = np.angle(np.exp(1j * (phase + signs[:, None, None, None] * half))).astype(np.float32)
     per_mm = (float(gradient[0]) / 2, float(gradient[1]) / 2, float(gradient[2]) / 2)
-    return BipolarCorrection(wrapped, per_mm, constant / 2, True)
+    return BipolarFit(per_mm, constant / 2)
 
 
-def _odd_even_contrast(phase: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.complex64]:
+def remove_bipolar(phase_rad: FloatArray, fit: BipolarFit, grid: Grid) -> NDArray[np.float32]:
+    """Wrapped phase less half of the fitted plane in even echoes, and with half of it in odd ones."""
+    half = plane(grid, np.asarray(fit.gradient_rad_per_mm), fit.constant_rad).astype(np.float32) / 2
+    signs = np.where(np.arange(len(phase_rad)) % 2 == 1, -1, 1).astype(np.float32)
+    wrapped: NDArray[np.float32] = np.angle(np.exp(1j * (phase_rad + signs[:, None, None, None] * half)))
+    return wrapped.astype(np.float32)
+
+
+def _odd_even_contrast(phase: NDArray[np.float32], weight: NDArray[np.float32] | None) -> NDArray[np.complex64]:
     """Sum over triples of echoes whose angle is twice the phase of even against odd echoes."""
     contrast = np.zeros(phase.shape[1:], np.complex64)
     for e in range(len(phase) - 2):
-        angle = phase[e] - 2 * phase[e + 1] + phase[e + 2]
-        triple = (weight[e] * weight[e + 2]) * weight[e + 1] ** 2 * np.exp(1j * angle)
+        triple = np.exp(1j * (phase[e] - 2 * phase[e + 1] + phase[e + 2]))
+        if weight is not None:
+            triple *= (weight[e] * weight[e + 2]) * weight[e + 1] ** 2
         contrast += np.conj(triple) if e % 2 == 0 else triple
     return contrast
 
@@ -272,7 +301,9 @@ def correct_slice_alternation(
     phase = np.asarray(phase_rad, dtype=np.float32)
     if phase.ndim < 3:
         raise DataError(f"the phase has shape {phase.shape}", expected="at least three axes")
-    signal = np.exp(1j * phase) if magnitude is None else np.asarray(magnitude, np.float32) * np.exp(1j * phase)
+    signal = np.exp(1j * phase.reshape(-1, *phase.shape[-3:])[0])  # the first echo, which has most signal
+    if magnitude is not None:
+        signal *= np.asarray(magnitude, np.float32).reshape(-1, *phase.shape[-3:])[0]
     agreement = []
     for axis in (-3, -2, -1):
         ahead = np.moveaxis(signal, axis, 0)

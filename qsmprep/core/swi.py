@@ -122,16 +122,17 @@ def _frequency_hz(
 ) -> Volume:
     """High-pass filtered frequency of all echoes; zero outside the mask."""
     unwrapped = laplacian.unwrap(phase, magnitude, mask, te_s, grid).phase_rad
+    reach = _smooth(mask.astype(np.float32), grid, sigma_mm)
     above, below = np.zeros(grid.shape, np.float64), np.zeros(grid.shape, np.float64)
     for te, echo, size in zip(te_s, unwrapped, magnitude, strict=True):
         importance = np.square(size, dtype=np.float64) * te
-        above += importance * high_pass(echo, mask, grid, sigma_mm)
+        above += importance * high_pass(echo, mask, grid, sigma_mm, reach)
         below += importance * te
     there = mask & (below > 0)
     return np.where(there, above / (2 * math.pi * np.where(there, below, 1)), 0).astype(np.float32)
 
 
-def high_pass(volume: FloatArray, mask: Mask, grid: Grid, sigma_mm: float) -> Volume:
+def high_pass(volume: FloatArray, mask: Mask, grid: Grid, sigma_mm: float, reach: Volume | None = None) -> Volume:
     """What a Gaussian that sees nothing outside the mask leaves of a volume.
 
     Parameters
@@ -142,6 +143,8 @@ def high_pass(volume: FloatArray, mask: Mask, grid: Grid, sigma_mm: float) -> Vo
     grid : Grid
     sigma_mm : float
         Standard deviation of the Gaussian in mm.
+    reach : (nx, ny, nz) array, optional
+        The smoothed mask, where it is known already.
 
     Returns
     -------
@@ -150,7 +153,7 @@ def high_pass(volume: FloatArray, mask: Mask, grid: Grid, sigma_mm: float) -> Vo
         edge of the mask bends in the first pass are flattened in the second.
     """
     rest = np.where(mask, volume, 0).astype(np.float32)
-    weight = _smooth(mask.astype(np.float32), grid, sigma_mm)
+    weight = _smooth(mask.astype(np.float32), grid, sigma_mm) if reach is None else reach
     for _ in range(2):
         low = _smooth(rest, grid, sigma_mm) / np.where(mask, weight, 1)
         rest = np.where(mask, rest - low, 0).astype(np.float32)
