@@ -106,3 +106,42 @@ class MediParams:
     max_iter: int = parameter(10, "Gauss-Newton iterations", low=1)
     cg_iter: int = parameter(30, "conjugate gradient iterations in each", low=1)
     tolerance: float = parameter(0.05, "relative change at which the iteration stops", low=0.0)
+
+
+@dataclass(frozen=True)
+class TsvdParams:
+    """Parameters of truncated singular value decomposition."""
+
+    threshold: float = parameter(0.15, "kernel magnitude below which k-space is left out", low=1e-3, high=0.66)
+
+
+@dataclass(frozen=True)
+class NdiParams:
+    """Parameters of nonlinear dipole inversion."""
+
+    step: float = parameter(2.0, "length of a step; above 4.5 the descent would diverge", low=1e-3, high=4.4)
+    tikhonov: float = parameter(1e-5, "weight of the squared map", low=0.0, high=0.1)
+    max_iter: int = parameter(50, "gradient steps; fewer regularise more", low=1)
+
+
+@dataclass(frozen=True)
+class NltvParams:
+    """Parameters of nonlinear total-variation inversion (FANSI)."""
+
+    weight: float = parameter(2e-4, "weight of the total variation", unit="ppm mm", low=0.0)
+    rho: float = parameter(0.1, "penalty of the gradient's split, relative to a 1 mm grid; speed only", low=1e-6)
+    fidelity: float = parameter(1.0, "penalty of the field's split; speed only", low=1e-6)
+    tolerance: float = parameter(1e-3, "relative change at which the iteration stops", low=0.0)
+    max_iter: int = parameter(150, "ADMM iterations", low=1)
+
+
+@dataclass(frozen=True)
+class NltgvParams:
+    """Parameters of nonlinear total-generalised-variation inversion (FANSI)."""
+
+    weight: float = parameter(2e-4, "weight of the first order", unit="ppm mm", low=0.0)
+    ratio_mm: float = parameter(2.0, "weight of the second order over that of the first", unit="mm", low=0.0)
+    rho: float = parameter(0.1, "penalty of the gradients' splits, relative to a 1 mm grid; speed only", low=1e-6)
+    fidelity: float = parameter(1.0, "penalty of the field's split; speed only", low=1e-6)
+    tolerance: float = parameter(1e-3, "relative change at which the iteration stops", low=0.0)
+    max_iter: int = parameter(150, "ADMM iterations", low=1)
