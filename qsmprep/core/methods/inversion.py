@@ -113,4 +113,14 @@ METHODS = (
         "(FANSI; weight {weight:g} ppm mm)",
         ("milovic2018", "bredies2010"),
     ),
+    Method(
+        "inversion",
+        "whqsm",
+        "WH-QSM",
+        "qsmprep.core.inversion.whqsm:whqsm",
+        p.WhqsmParams,
+        "Susceptibility was computed with weak-harmonic regularisation (total variation {weight:g} ppm mm, "
+        "harmonic field {beta:g} mm^4)",
+        ("milovic2019",),
+    ),
 )

@@ -36,6 +36,7 @@ from qsmprep.core.parameters.inversion import (
     TkdParams,
     TsvdParams,
     TvParams,
+    WhqsmParams,
 )
 from qsmprep.core.parameters.masks import (
     BetParams,
@@ -87,4 +88,5 @@ __all__ = [
     "TvParams",
     "VSharpParams",
     "WeightedParams",
+    "WhqsmParams",
 ]

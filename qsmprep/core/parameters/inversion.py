@@ -145,3 +145,20 @@ class NltgvParams:
     fidelity: float = parameter(1.0, "penalty of the field's split; speed only", low=1e-6)
     tolerance: float = parameter(1e-3, "relative change at which the iteration stops", low=0.0)
     max_iter: int = parameter(150, "ADMM iterations", low=1)
+
+
+@dataclass(frozen=True)
+class WhqsmParams:
+    """Parameters of weak-harmonic regularisation."""
+
+    weight: float = parameter(2e-4, "weight of the total variation", unit="ppm mm", low=0.0)
+    beta: float = parameter(
+        150.0, "weight of the squared Laplacian of the field that is nearly harmonic", unit="mm^4", low=0.0
+    )
+    rho: float = parameter(0.1, "penalty of the gradient's split, relative to a 1 mm grid; speed only", low=1e-6)
+    harmonic_rho: float = parameter(
+        3.0, "penalty of the Laplacian's split, relative to a 1 mm grid; speed only", low=1e-6
+    )
+    fidelity: float = parameter(1.0, "penalty of the field's split; speed only", low=1e-6)
+    tolerance: float = parameter(1e-3, "relative change at which the iteration stops", low=0.0)
+    max_iter: int = parameter(150, "ADMM iterations", low=1)
