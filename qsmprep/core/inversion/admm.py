@@ -47,6 +47,10 @@ class TotalVariation:
         self.pull = torch.zeros(space.shape, device=space.device)
         self._faces = torch.empty(space.shape, device=space.device)
 
+    def set_weight(self, weight: float) -> None:
+        r"""Go on with another :math:`\lambda`."""
+        self.limit = weight / self.rho
+
     def spectrum(self, data: torch.Tensor) -> torch.Tensor:
         """The map in k-space that minimises data term plus split, for ``data`` = ``b`` in k-space."""
         spectrum = torch.fft.rfftn(self.pull)

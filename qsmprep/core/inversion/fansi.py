@@ -8,11 +8,15 @@ import torch
 
 from qsmprep.core.grid import Grid
 from qsmprep.core.inversion.admm import TotalVariation, relative_change
+from qsmprep.core.inversion.auto import Weight
 from qsmprep.core.inversion.generalised import GeneralisedVariation
 from qsmprep.core.inversion.phaseterm import PhaseTerm
 from qsmprep.core.inversion.problem import DEFAULT_RAD_PER_PPM, ITERATIVE_PAD, Problem, Spectral, Volume, prepare
 from qsmprep.core.parameters import NltgvParams, NltvParams
 from qsmprep.core.results import Susceptibility
+
+SHARE = 0.1
+"""Weight that is chosen from the data, over the residual and the voxel edge."""
 
 
 class Split(Protocol):
@@ -24,6 +28,10 @@ class Split(Protocol):
 
     def shrink(self, chi: torch.Tensor) -> None:
         """Update the split."""
+        ...
+
+    def set_weight(self, weight: float) -> None:
+        """Go on with another weight."""
         ...
 
 
@@ -54,7 +62,7 @@ def nltv(
     grid : Grid
         Voxel size and B0 direction along the array axes.
     params : NltvParams, optional
-        Weight :math:`\lambda` (ppm mm), penalties of the splits, when to stop.
+        Weight :math:`\lambda` (ppm mm; 0 to follow the residual), penalties of the splits, when to stop.
     weights : (nx, ny, nz) array, optional
         Relative reliability of the field, from 0 to 1.
     magnitude : optional
@@ -68,7 +76,7 @@ def nltv(
     -------
     Susceptibility
         In ppm, zero outside the mask. ``info`` holds the weighted root mean square residual
-        ``residual_ppm`` and the relative change of the last iteration.
+        ``residual_ppm``, the ``weight`` in ppm mm, and the relative change of the last iteration.
 
     Raises
     ------
@@ -84,9 +92,10 @@ def nltv(
         field_ppm, mask, grid, weights=weights, magnitude=magnitude, rad_per_ppm=rad_per_ppm, device=device
     )
     space = Spectral(problem.grid, ITERATIVE_PAD, problem.device)
-    split = TotalVariation(space, params.fidelity * space.dipole**2, params.weight, params.rho)
+    weight = Weight(params.weight, SHARE, problem)
+    split = TotalVariation(space, params.fidelity * space.dipole**2, weight.value, params.rho)
     term = PhaseTerm(problem, rad_per_ppm or DEFAULT_RAD_PER_PPM, params.fidelity)
-    return solve(problem, space, split, term, params)
+    return solve(problem, space, split, term, params, weight)
 
 
 def nltgv(
@@ -115,8 +124,8 @@ def nltgv(
     grid : Grid
         Voxel size and B0 direction along the array axes.
     params : NltgvParams, optional
-        Weight :math:`\lambda` (ppm mm), ratio :math:`r` (mm) of the second order to the first, penalties
-        of the splits, when to stop.
+        Weight :math:`\lambda` (ppm mm; 0 to follow the residual), ratio :math:`r` (mm) of the second order
+        to the first, penalties of the splits, when to stop.
     weights : (nx, ny, nz) array, optional
         Relative reliability of the field, from 0 to 1.
     magnitude : optional
@@ -146,14 +155,20 @@ def nltgv(
         field_ppm, mask, grid, weights=weights, magnitude=magnitude, rad_per_ppm=rad_per_ppm, device=device
     )
     space = Spectral(problem.grid, ITERATIVE_PAD, problem.device)
+    weight = Weight(params.weight, SHARE, problem)
     hessian = params.fidelity * space.dipole**2
-    split = GeneralisedVariation(space, hessian, params.weight, params.ratio_mm * params.weight, params.rho)
+    split = GeneralisedVariation(space, hessian, weight.value, params.ratio_mm * weight.value, params.rho)
     term = PhaseTerm(problem, rad_per_ppm or DEFAULT_RAD_PER_PPM, params.fidelity)
-    return solve(problem, space, split, term, params)
+    return solve(problem, space, split, term, params, weight)
 
 
 def solve(
-    problem: Problem, space: Spectral, split: Split, term: PhaseTerm, params: NltvParams | NltgvParams
+    problem: Problem,
+    space: Spectral,
+    split: Split,
+    term: PhaseTerm,
+    params: NltvParams | NltgvParams,
+    weight: Weight,
 ) -> Susceptibility:
     """Alternate between the map, the penalty's split and the phase's split until the map stands still."""
     part = tuple(slice(0, n) for n in problem.grid.shape)
@@ -173,11 +188,13 @@ def solve(
         target = space.ifft(spectrum)
         if done >= params.max_iter or change < params.tolerance:
             break
+        if weight.due(done):
+            split.set_weight(weight.renew(term.misfit(target[part])))
         split.shrink(chi)
         seen = target[part] + dual
         close = term.proximal(seen)
         dual = seen - close
         target[part] = close - dual
         done += 1
-    info = {"change": change, "residual_ppm": term.residual(target[part], problem.mask)}
+    info = {"change": change, "residual_ppm": term.residual(target[part], problem.mask), "weight": weight.value}
     return Susceptibility(problem.paste(chi), iterations=done, converged=change < params.tolerance, info=info)

@@ -36,7 +36,8 @@ class GeneralisedVariation:
         self.space = space
         edge2 = float(space.grid.voxel_volume_mm3) ** (2.0 / 3.0)
         self.rho1, self.rho0 = rho * edge2, 2.0 * rho * edge2**2
-        self.limit1, self.limit0 = first / self.rho1, second / self.rho0
+        self.ratio = second / first if first > 0 else 0.0
+        self.set_weight(first)
         self.steps = _symbols(space)
         laplacian = space.laplacian()
         self.tie = self.rho1 / (self.rho1 + self.rho0 * laplacian)
@@ -54,6 +55,10 @@ class GeneralisedVariation:
         self.duals0 = {(i, j): zeros() for i in range(3) for j in range(i, 3)}
         self.pull = zeros()
         self.pulls = [zeros() for _ in range(3)]
+
+    def set_weight(self, weight: float) -> None:
+        r"""Go on with another :math:`\lambda_1`; the ratio of the two weights stays."""
+        self.limit1, self.limit0 = weight / self.rho1, self.ratio * weight / self.rho0
 
     def spectrum(self, data: torch.Tensor) -> torch.Tensor:
         """The map in k-space that minimises data term plus split; the slopes are renewed on the way."""

@@ -10,6 +10,7 @@ from scipy.ndimage import distance_transform_edt
 
 from qsmprep.core.grid import Grid
 from qsmprep.core.inversion.admm import relative_change
+from qsmprep.core.inversion.auto import Weight
 from qsmprep.core.inversion.edges import edge_faces
 from qsmprep.core.inversion.problem import (
     DEFAULT_RAD_PER_PPM,
@@ -27,6 +28,9 @@ from qsmprep.errors import DataError
 
 SMOOTHING_PPM_PER_MM = 1e-3
 """Gradient below which the total variation is rounded off to a square."""
+
+SHARE = 0.15
+"""Weight that is chosen from the data, over the residual and the voxel edge."""
 
 CG_TOLERANCE = 0.03
 """Relative residual at which conjugate gradients stop."""
@@ -60,8 +64,8 @@ def medi(
     grid : Grid
         Voxel size and B0 direction along the array axes.
     params : MediParams, optional
-        Weight :math:`\lambda` (ppm mm), fraction of edges, radius of the optional spherical mean value
-        that is taken off field and kernel, and when to stop.
+        Weight :math:`\lambda` (ppm mm; 0 to follow the residual), fraction of edges, radius of the optional
+        spherical mean value that is taken off field and kernel, and when to stop.
     weights : (nx, ny, nz) array, optional
         Relative reliability of the field, from 0 to 1.
     magnitude : (nx, ny, nz) array, optional
@@ -98,8 +102,11 @@ def medi(
     edges = edge_faces(problem.mask, problem.cut(magnitude), space, params.edge_fraction)
     chi = torch.zeros(space.shape, device=space.device)
     change, done, inner = 1.0, 0, 0
+    weight = Weight(params.weight, SHARE, problem)
     while done < params.max_iter and change >= params.tolerance:
-        penalty = _Penalty(space, edges, chi, params.weight)
+        if weight.follows and done:
+            weight.renew(data.misfit(chi))
+        penalty = _Penalty(space, edges, chi, weight.value)
         step, used = _newton_step(data, penalty, chi, params.cg_iter)
         old, chi, inner = chi, chi + step, inner + used
         change = relative_change(problem.mask * chi[data.part], problem.mask * old[data.part])
@@ -108,7 +115,7 @@ def medi(
         problem.paste(chi),
         iterations=done,
         converged=change < params.tolerance,
-        info={"change": change, "cg_iterations": inner},
+        info={"change": change, "cg_iterations": inner, "weight": weight.value},
     )
 
 
@@ -123,11 +130,14 @@ class _DataTerm:
     part: tuple[slice, ...]
     rad_per_ppm: float
 
+    def misfit(self, chi: torch.Tensor) -> torch.Tensor:
+        """How far the field of a map is from the measured one, by the sine of the phase, in ppm."""
+        misfit = self.space.ifft(self.space.fft(chi) * self.kernel)[self.part] - self.field_ppm
+        return torch.sin(misfit * self.rad_per_ppm) / self.rad_per_ppm
+
     def gradient(self, chi: torch.Tensor) -> torch.Tensor:
         """Gradient in k-space."""
-        misfit = self.space.ifft(self.space.fft(chi) * self.kernel)[self.part] - self.field_ppm
-        turned = torch.sin(misfit * self.rad_per_ppm) / self.rad_per_ppm
-        return self.space.fft(turned * self.weights2) * self.kernel
+        return self.space.fft(self.misfit(chi) * self.weights2) * self.kernel
 
     def hessian(self, spectrum: torch.Tensor) -> torch.Tensor:
         """Gauss-Newton Hessian times a map, both in k-space."""
@@ -191,13 +201,6 @@ class _Penalty:
         return torch.fft.rfftn(total)
 
 
-def _inner(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Inner product of two real volumes given by half spectra of an even last length (unscaled)."""
-    product = a.real * b.real + a.imag * b.imag
-    planes = product[..., 0].sum(dtype=torch.float64) + product[..., -1].sum(dtype=torch.float64)
-    return float(2.0 * product.sum(dtype=torch.float64) - planes)
-
-
 def _newton_step(data: _DataTerm, penalty: _Penalty, chi: torch.Tensor, max_iter: int) -> tuple[torch.Tensor, int]:
     """One Gauss-Newton step by preconditioned conjugate gradients, and the iterations it took."""
     space = data.space
@@ -209,16 +212,16 @@ def _newton_step(data: _DataTerm, penalty: _Penalty, chi: torch.Tensor, max_iter
     residual = -(data.gradient(chi) + penalty.apply(chi))
     step = torch.zeros_like(residual)
     z = residual * precondition
-    direction, energy = z.clone(), _inner(residual, z)
+    direction, energy = z.clone(), space.inner(residual, z)
     first, done = energy, 0
     while done < max_iter and energy > CG_TOLERANCE**2 * first:
         done += 1
         image = data.hessian(direction) + penalty.apply(space.ifft(direction))
-        length = energy / max(_inner(direction, image), 1e-30)
+        length = energy / max(space.inner(direction, image), 1e-30)
         step.add_(direction, alpha=length)
         residual.add_(image, alpha=-length)
         z = residual * precondition
-        new = _inner(residual, z)
+        new = space.inner(residual, z)
         direction.mul_(new / energy).add_(z)
         energy = new
     return space.ifft(step), done

@@ -50,7 +50,10 @@ class PhaseTerm:
             y -= value / slope.clamp_(min=0.05 * self.penalty)
         return v - away + y
 
+    def misfit(self, field: torch.Tensor) -> torch.Tensor:
+        """How far the phase of a field is from the measured one, in ppm (the chord of the circle)."""
+        return torch.sin((field - self.field_ppm) * (0.5 * self.scale)) * (2.0 / self.scale)
+
     def residual(self, field: torch.Tensor, mask: torch.Tensor) -> float:
         """Weighted root mean square of the misfit of the phase in ppm."""
-        misfit = torch.sin((field - self.field_ppm) * (0.5 * self.scale)) * (2.0 / self.scale)
-        return math.sqrt(float((misfit**2 * self.weights2).sum()) / float(mask.sum()))
+        return math.sqrt(float((self.misfit(field) ** 2 * self.weights2).sum()) / float(mask.sum()))

@@ -6,10 +6,14 @@ import torch
 
 from qsmprep.core.grid import Grid
 from qsmprep.core.inversion.admm import TotalVariation, relative_change
+from qsmprep.core.inversion.auto import Weight
 from qsmprep.core.inversion.phaseterm import PhaseTerm
 from qsmprep.core.inversion.problem import DEFAULT_RAD_PER_PPM, ITERATIVE_PAD, Problem, Spectral, Volume, prepare
 from qsmprep.core.parameters import WhqsmParams
 from qsmprep.core.results import Susceptibility
+
+SHARE = 0.1
+"""Weight that is chosen from the data, over the residual and the voxel edge."""
 
 
 def whqsm(
@@ -41,7 +45,8 @@ def whqsm(
     grid : Grid
         Voxel size and B0 direction along the array axes.
     params : WhqsmParams, optional
-        Weights :math:`\lambda` (ppm mm) and :math:`\beta` (mm^4), penalties of the splits, when to stop.
+        Weights :math:`\lambda` (ppm mm; 0 to follow the residual) and :math:`\beta` (mm^4), penalties of the
+        splits, when to stop.
     weights : (nx, ny, nz) array, optional
         Relative reliability of the field, from 0 to 1.
     magnitude : optional
@@ -55,8 +60,8 @@ def whqsm(
     -------
     Susceptibility
         In ppm, zero outside the mask. ``info`` holds the weighted root mean square residual
-        ``residual_ppm``, that of the harmonic field, ``harmonic_ppm``, less its mean, and the relative
-        change of the last iteration.
+        ``residual_ppm``, that of the harmonic field, ``harmonic_ppm``, less its mean, the ``weight`` in
+        ppm mm, and the relative change of the last iteration.
 
     Raises
     ------
@@ -111,7 +116,8 @@ def solve(problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: f
     term = PhaseTerm(problem, rad_per_ppm, params.fidelity)
     harmonic = _Harmonic(problem, space, params)
     factor = harmonic.left_to_map() * space.dipole
-    split = TotalVariation(space, factor * harmonic.laplacian * space.dipole, params.weight, params.rho)
+    weight = Weight(params.weight, SHARE, problem)
+    split = TotalVariation(space, factor * harmonic.laplacian * space.dipole, weight.value, params.rho)
     dual = torch.zeros_like(problem.field_ppm)
     target, old = space.pad(problem.field_ppm), torch.zeros_like(problem.field_ppm)
     change, done = 1.0, 0
@@ -126,6 +132,8 @@ def solve(problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: f
         target = space.ifft(spectrum + background)
         if done >= params.max_iter or change < params.tolerance:
             break
+        if weight.due(done):
+            split.set_weight(weight.renew(term.misfit(target[part])))
         split.shrink(chi)
         harmonic.shrink(background)
         seen = target[part] + dual
@@ -136,6 +144,7 @@ def solve(problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: f
     field = space.ifft(background)[part][problem.mask]
     info = {
         "change": change,
+        "weight": weight.value,
         "residual_ppm": term.residual(target[part], problem.mask),
         "harmonic_ppm": float((field - field.mean()).square().mean().sqrt()),
     }

@@ -28,7 +28,7 @@ METHODS = (
         "TV",
         "qsmprep.core.inversion.tv:tv",
         p.TvParams,
-        "Susceptibility was computed with total-variation regularisation by ADMM (weight {weight:g} ppm mm)",
+        "Susceptibility was computed with total-variation regularisation by ADMM (weight {weight})",
         ("bilgic2014",),
     ),
     Method(
@@ -46,7 +46,7 @@ METHODS = (
         "closed-form L2",
         "qsmprep.core.inversion.l2:l2",
         p.L2Params,
-        "Susceptibility was computed in closed form with a quadratic gradient penalty (weight {weight:g} mm^2)",
+        "Susceptibility was computed in closed form with a quadratic gradient penalty (weight {weight})",
         ("bilgic2014b",),
     ),
     Method(
@@ -55,7 +55,7 @@ METHODS = (
         "RTS",
         "qsmprep.core.inversion.rts:rts",
         p.RtsParams,
-        "Susceptibility was computed by rapid two-step inversion (threshold {threshold:g}, weight {weight:g} ppm mm)",
+        "Susceptibility was computed by rapid two-step inversion (threshold {threshold:g}, weight {weight})",
         ("kames2018",),
     ),
     Method(
@@ -73,7 +73,7 @@ METHODS = (
         "MEDI",
         "qsmprep.core.inversion.medi:medi",
         p.MediParams,
-        "Susceptibility was computed with nonlinear morphology-enabled dipole inversion (weight {weight:g} ppm mm)",
+        "Susceptibility was computed with nonlinear morphology-enabled dipole inversion (weight {weight})",
         ("liu2012", "liu2013"),
     ),
     Method(
@@ -100,7 +100,7 @@ METHODS = (
         "nonlinear TV",
         "qsmprep.core.inversion.fansi:nltv",
         p.NltvParams,
-        "Susceptibility was computed with a nonlinear data term and total variation (FANSI; weight {weight:g} ppm mm)",
+        "Susceptibility was computed with a nonlinear data term and total variation (FANSI; weight {weight})",
         ("milovic2018",),
     ),
     Method(
@@ -110,7 +110,7 @@ METHODS = (
         "qsmprep.core.inversion.fansi:nltgv",
         p.NltgvParams,
         "Susceptibility was computed with a nonlinear data term and total generalised variation "
-        "(FANSI; weight {weight:g} ppm mm)",
+        "(FANSI; weight {weight})",
         ("milovic2018", "bredies2010"),
     ),
     Method(
@@ -119,8 +119,17 @@ METHODS = (
         "WH-QSM",
         "qsmprep.core.inversion.whqsm:whqsm",
         p.WhqsmParams,
-        "Susceptibility was computed with weak-harmonic regularisation (total variation {weight:g} ppm mm, "
+        "Susceptibility was computed with weak-harmonic regularisation (total variation {weight}, "
         "harmonic field {beta:g} mm^4)",
         ("milovic2019",),
+    ),
+    Method(
+        "cosmos",
+        "cosmos",
+        "COSMOS",
+        "qsmprep.core.inversion.cosmos:cosmos",
+        p.CosmosParams,
+        "Susceptibility was computed from several orientations by weighted least squares (COSMOS)",
+        ("liu2009",),
     ),
 )

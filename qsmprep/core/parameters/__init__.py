@@ -25,6 +25,7 @@ from qsmprep.core.parameters.echoes import (
     WeightedParams,
 )
 from qsmprep.core.parameters.inversion import (
+    CosmosParams,
     IlsqrParams,
     L2Params,
     MediParams,
@@ -58,6 +59,7 @@ __all__ = [
     "BetParams",
     "ClearSwiParams",
     "ConeNetParams",
+    "CosmosParams",
     "FslBetParams",
     "IlsqrParams",
     "IsmvParams",
