@@ -84,6 +84,7 @@ COMMANDS = (
             File("--field", "local field", required=True),
             File("--weights", "relative reliability of each voxel, 0 to 1"),
             File("--magnitude", "magnitude image, for methods that look for edges"),
+            File("--csf", "mask of fluid in the ventricles, for medi with csf_weight above 0"),
         ),
         ("units", "geometry", "reference"),
     ),

@@ -57,6 +57,8 @@ class Method:
         For the methods text; ``{field}`` is replaced by the value of a parameter.
     citations : tuple of str
         Keys in ``data/bibliography.bib``.
+    extras : tuple of str
+        Further optional volumes that it takes by keyword, for example ``csf``.
     """
 
     step: str
@@ -66,6 +68,7 @@ class Method:
     parameters: type
     sentence: str
     citations: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
 
     @property
     def learned(self) -> bool:

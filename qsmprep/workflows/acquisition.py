@@ -130,7 +130,7 @@ def _field_part(
 def _side_part(
     workflow: LiterateWorkflow, acquisition: Acquisition, settings: Settings, gb: float, nodes: dict[str, pe.Node]
 ) -> None:
-    """What else comes of the echoes: relaxation and susceptibility-weighted images."""
+    """What else comes of the echoes: relaxation (added to ``nodes``) and susceptibility-weighted images."""
     conform, brain, te_s = nodes["conform"], nodes["brain"], list(acquisition.te_s)
     if acquisition.has_decay:
         r2star = _node(
@@ -139,6 +139,7 @@ def _side_part(
             gb * BYTES_PER_VOXEL["conform"],
         )
         workflow.connect([(conform, r2star, [("magnitude", "magnitude")]), (brain, r2star, [("mask", "mask")])])
+        nodes["r2star"] = r2star
     if makes_swi(acquisition, settings):
         swi = _node(MakeSWI(te_s=te_s, **_chosen(settings, "swi", settings.swi)), "swi", gb * BYTES_PER_VOXEL["unwrap"])
         workflow.connect(
@@ -196,6 +197,8 @@ def _chi_part(
                 (background, reference, [("mask", "mask")]),
             ]
         )
+        if "r2star" in nodes and getattr(settings.params("inversion", name), "csf_weight", 0.0) > 0:
+            workflow.connect([(nodes["r2star"], invert, [("r2star_hz", "r2star_hz")])])
 
 
 def model_of(settings: Settings, name: str) -> str:

