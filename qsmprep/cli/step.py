@@ -81,7 +81,7 @@ COMMANDS = (
         "compute susceptibility in ppm from a local field",
         "qsmprep.cli.single:invert",
         (
-            File("--field", "local field", required=True),
+            File("--field", "local field (for tgv the total field)", required=True),
             File("--weights", "relative reliability of each voxel, 0 to 1"),
             File("--magnitude", "magnitude image, for methods that look for edges"),
             File("--csf", "mask of fluid in the ventricles, for medi with csf_weight above 0"),

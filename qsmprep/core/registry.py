@@ -59,6 +59,8 @@ class Method:
         Keys in ``data/bibliography.bib``.
     extras : tuple of str
         Further optional volumes that it takes by keyword, for example ``csf``.
+    takes : str
+        Of an inversion: ``local`` for the local field, ``total`` for the field before background removal.
     """
 
     step: str
@@ -69,6 +71,7 @@ class Method:
     sentence: str
     citations: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
+    takes: str = "local"
 
     @property
     def learned(self) -> bool:

@@ -187,14 +187,19 @@ def _chi_part(
             gb * BYTES_PER_VOXEL["invert"],
             threads,
         )
+        total = METHODS.get("inversion", name).takes == "total"
+        masked = nodes["qsmmask"] if total else background
         reference = _node(Reference(**_chosen(settings, "reference", settings.reference)), f"reference_{name}", gb * 20)
         workflow.connect(
             [
-                (background, invert, [("local_hz", "local_hz"), ("mask", "mask")]),
+                (nodes["fieldmap"], invert, [("field_hz", "local_hz")])
+                if total
+                else (background, invert, [("local_hz", "local_hz")]),
+                (masked, invert, [("mask", "mask")]),
                 (nodes["qsmmask"], invert, [("weights", "weights")]),
                 (nodes["conform"], invert, [("magnitude", "magnitude")]),
                 (invert, reference, [("chi_ppm", "chi_ppm")]),
-                (background, reference, [("mask", "mask")]),
+                (masked, reference, [("mask", "mask")]),
             ]
         )
         if "r2star" in nodes and getattr(settings.params("inversion", name), "csf_weight", 0.0) > 0:

@@ -22,7 +22,7 @@ from qsmprep.errors import DataError, UsageError
 NAMES = tuple(name for name in METHODS.names("inversion") if not METHODS.get("inversion", name).learned)
 LINEAR = ("tkd", "l2", "tsvd")
 WEIGHTED = ("tv", "rts", "ilsqr", "medi", "ndi", "nltv", "nltgv", "whqsm")
-QUICK = {"whqsm": {"max_iter": 15}, "nltv": {"max_iter": 20}, "nltgv": {"max_iter": 8}}
+QUICK = {"tgv": {"max_iter": 8}, "whqsm": {"max_iter": 15}, "nltv": {"max_iter": 20}, "nltgv": {"max_iter": 8}}
 """Fewer iterations where a test repeats a slow method many times."""
 GRID = Grid((44, 50, 38), (1.0, 1.0, 1.0), (0.0, 0.0, 1.0))
 UNEVEN = Grid((44, 34, 25), (1.0, 1.3, 1.8), (0.1, -0.35, 0.9))

@@ -125,6 +125,17 @@ METHODS = (
         ("milovic2019",),
     ),
     Method(
+        "inversion",
+        "tgv",
+        "single-step TGV",
+        "qsmprep.core.inversion.tgv:tgv",
+        p.TgvParams,
+        "Susceptibility was computed from the total field in a single step with total generalised variation "
+        "(weight {weight}, spherical means of {radius_mm:g} to {radius_max_mm:g} mm)",
+        ("langkammer2015", "chatnuntawech2017", "bredies2010"),
+        takes="total",
+    ),
+    Method(
         "cosmos",
         "cosmos",
         "COSMOS",

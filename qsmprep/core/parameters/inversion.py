@@ -200,3 +200,18 @@ class CosmosParams:
     tikhonov: float = parameter(1e-3, "weight of the squared map, relative to weights of 1", low=0.0)
     tolerance: float = parameter(1e-2, "relative residual at which conjugate gradients stop", low=0.0)
     max_iter: int = parameter(100, "conjugate gradient iterations", low=1)
+
+
+@dataclass(frozen=True)
+class TgvParams:
+    """Parameters of single-step inversion of the total field with total generalised variation."""
+
+    weight: float = parameter(0.0, "weight of the first order" + ALSO, unit="ppm mm", low=0.0, zero=FOLLOWS)
+    ratio_mm: float = parameter(2.0, "weight of the second order over that of the first", unit="mm", low=0.0)
+    radius_mm: float = parameter(
+        3.0, "smallest radius of the balls whose means are taken off (never below one voxel)", unit="mm", low=0.5
+    )
+    radius_max_mm: float = parameter(12.0, "largest radius, by doubling the smallest", unit="mm", low=0.5)
+    rho: float = parameter(0.1, "penalty of the gradients' splits, relative to a 1 mm grid; speed only", low=1e-6)
+    tolerance: float = parameter(1e-3, "relative change at which the iteration stops", low=0.0)
+    max_iter: int = parameter(200, "ADMM iterations", low=1)
