@@ -15,7 +15,7 @@ from qsmprep.core.inversion.problem import ITERATIVE_PAD, Spectral
 from qsmprep.core.methods import METHODS
 
 GRID = Grid((32, 36, 30), (1.0, 1.0, 1.0), (0.0, 0.2, 1.0))
-QUICK = {"max_iter": 50}
+QUICK = {"max_iter": 30}
 SMALL = Grid((8, 6, 6), (1.0, 1.0, 1.0))
 
 
@@ -67,7 +67,7 @@ def primal_dual(terms, wide, first, second, iterations):
 def test_agrees_with_a_slow_primal_dual_solver():
     field = forward_field(np.random.default_rng(1).normal(size=SMALL.shape), SMALL)
     mask = np.ones(SMALL.shape, bool)
-    settings = {"weight": 0.003, "radius_mm": 1.0, "radius_max_mm": 2.0, "tolerance": 0.0, "max_iter": 400}
+    settings = {"weight": 0.003, "radius_mm": 1.0, "radius_max_mm": 2.0, "tolerance": 0.0, "max_iter": 1000}
     got = invert("tgv", field, mask, SMALL, settings).chi_ppm
     wide = Spectral(SMALL, ITERATIVE_PAD, "cpu").shape
     inside, padded = np.zeros(wide), np.zeros(wide)
@@ -83,7 +83,7 @@ def test_agrees_with_a_slow_primal_dual_solver():
         columns = [(f - means(*ball, f))[chosen] for f in fields]
         terms.append((np.stack(columns, axis=1), (padded - means(*ball, padded))[chosen]))
     assert [len(data) for _, data in terms] == [4 * 2 * 2, 6 * 4 * 4 - 4 * 2 * 2]
-    expected = primal_dual(terms, wide, 0.003, 0.006, iterations=1500)[part]
+    expected = primal_dual(terms, wide, 0.003, 0.006, iterations=4000)[part]
     assert nrmse(got, expected, mask) < 0.05
 
 
@@ -97,7 +97,7 @@ def test_background_of_far_and_near_sources_does_not_reach_the_map():
     total = np.where(mask, field + background, 0).astype(np.float32)
     core = mask & ((positions_mm(GRID) / np.reshape((10, 11, 9), (3, 1, 1, 1))) ** 2).sum(0).__lt__(1)
     error = nrmse(invert("tgv", total, mask, GRID, QUICK).chi_ppm, chi, core)
-    assert error < 0.4
+    assert error < 0.5
     assert error < 0.2 * nrmse(invert("nltgv", total, mask, GRID, QUICK).chi_ppm, chi, core)
     assert error < 1.5 * nrmse(invert("tgv", field, mask, GRID, QUICK).chi_ppm, chi, core)
 
