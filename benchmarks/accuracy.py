@@ -121,10 +121,11 @@ def inversion_names() -> tuple[str, ...]:
 
 
 def inversion_rows(case: Case, seed: int) -> Iterator[Row]:
-    """Susceptibility of every inversion from the true local field."""
-    field = case.noisy(case.local_ppm, seed)
+    """Susceptibility of every inversion from the true local field (single-step ones: from the total field)."""
+    fields = {"local": case.noisy(case.local_ppm, seed), "total": case.noisy(case.total_ppm, seed)}
     for name in inversion_names():
         method = METHODS.get("inversion", name)
+        field = fields[method.takes]
         start = time.perf_counter()
         result = method.load()(field, case.brain, case.grid, method.configure(), magnitude=case.magnitude)
         seconds = time.perf_counter() - start

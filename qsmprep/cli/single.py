@@ -26,7 +26,7 @@ from qsmprep.core.grid import Grid
 from qsmprep.core.methods import METHODS
 from qsmprep.core.registry import Method
 from qsmprep.core.units import hz_per_ppm, rad_per_ppm
-from qsmprep.errors import DataError, MissingFileError, OutOfMemoryError, QSMPrepError
+from qsmprep.errors import DataError, MissingFileError, OutOfMemoryError, QSMPrepError, UsageError
 from qsmprep.version import qsmprep_version
 
 AFFINE_TOLERANCE_MM = 1e-3
@@ -290,6 +290,9 @@ def invert(args: argparse.Namespace) -> str:
     assert field is not None
     field_ppm = field / np.float32(unit_per_ppm(args.units, args.b0_t, args.te_s))
     weights, magnitude = read_on_grid(args.weights, mask), read_on_grid(args.magnitude, mask)
+    if args.csf is not None and "csf" not in method.extras:
+        raise UsageError(f"{method.name} makes no use of `--csf`", remedy="leave it out, or choose medi")
+    extras = {"csf": read_on_grid(args.csf, mask)} if args.csf is not None else {}
     phase_scale = rad_per_ppm(args.b0_t, args.te_s) if args.b0_t and args.te_s else None
     with out_of_memory_told():
         result = method.load()(
@@ -301,10 +304,12 @@ def invert(args: argparse.Namespace) -> str:
             magnitude=magnitude,
             rad_per_ppm=phase_scale,
             device=args.device,
+            **extras,
         )
         reference = METHODS.get("reference", args.reference)
         referenced = reference.load()(result.chi_ppm, mask.data, reference.configure())
     inputs = {"field": args.field, "mask": args.mask, "weights": args.weights, "magnitude": args.magnitude}
+    inputs["csf"] = args.csf
     sidecar = {
         "Description": "Magnetic susceptibility; positive where paramagnetic",
         "Units": "ppm",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qsmprep.cli import step_echoes
+from qsmprep.cli import step_cosmos, step_echoes
 from qsmprep.cli.parser import Parser, dashed
 from qsmprep.core.methods import METHODS
 from qsmprep.errors import QSMPrepError, UsageError
@@ -81,9 +81,10 @@ COMMANDS = (
         "compute susceptibility in ppm from a local field",
         "qsmprep.cli.single:invert",
         (
-            File("--field", "local field", required=True),
+            File("--field", "local field (for tgv the total field)", required=True),
             File("--weights", "relative reliability of each voxel, 0 to 1"),
             File("--magnitude", "magnitude image, for methods that look for edges"),
+            File("--csf", "mask of fluid in the ventricles, for medi with csf_weight above 0"),
         ),
         ("units", "geometry", "reference"),
     ),
@@ -128,6 +129,7 @@ def build_parser() -> Parser:
     for command in COMMANDS:
         _add_command(commands, command)
     step_echoes.add_commands(commands, EPILOG)
+    step_cosmos.add_command(commands, EPILOG)
     listing = commands.add_parser("list", help="list the methods and their parameters")
     listing.add_argument("step", nargs="?", metavar="STEP", help=f"one of {', '.join(METHODS.steps())}")
     return parser

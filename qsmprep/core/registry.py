@@ -26,9 +26,13 @@ def parameter(
     low: float = -math.inf,
     high: float = math.inf,
     choices: tuple[str, ...] = (),
+    zero: str = "",
 ) -> Any:
-    """A dataclass field that knows its unit, its meaning and its limits (both included)."""
-    metadata = {"meaning": meaning, "unit": unit, "low": low, "high": high, "choices": choices}
+    """A dataclass field that knows its unit, its meaning and its limits (both included).
+
+    Where zero is no quantity but a way to choose one, ``zero`` says so in the words of the methods text.
+    """
+    metadata = {"meaning": meaning, "unit": unit, "low": low, "high": high, "choices": choices, "zero": zero}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -53,6 +57,10 @@ class Method:
         For the methods text; ``{field}`` is replaced by the value of a parameter.
     citations : tuple of str
         Keys in ``data/bibliography.bib``.
+    extras : tuple of str
+        Further optional volumes that it takes by keyword, for example ``csf``.
+    takes : str
+        Of an inversion: ``local`` for the local field, ``total`` for the field before background removal.
     """
 
     step: str
@@ -62,6 +70,8 @@ class Method:
     parameters: type
     sentence: str
     citations: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
+    takes: str = "local"
 
     @property
     def learned(self) -> bool:
@@ -93,8 +103,13 @@ class Method:
         return self.parameters(**values)
 
     def describe(self, params: Any) -> str:
-        """The sentence for the methods text, with these parameters."""
-        return self.sentence.format(**dataclasses.asdict(params))
+        """The sentence for the methods text, with these parameters; those that zero chooses come with their unit."""
+        values = dataclasses.asdict(params)
+        for field in dataclasses.fields(params):
+            words, value = field.metadata.get("zero"), values[field.name]
+            if words:
+                values[field.name] = f"{value:g} {field.metadata['unit']}".rstrip() if value else words
+        return self.sentence.format(**values)
 
 
 def _coerce(method: str, field: dataclasses.Field[Any], value: Any) -> Any:

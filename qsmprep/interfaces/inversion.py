@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nipype.interfaces.base import File, TraitedSpec, traits
+from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
 
+from qsmprep.core.csf import ventricles
 from qsmprep.core.device import resolve_device
 from qsmprep.core.units import hz_per_ppm, rad_per_ppm
 from qsmprep.interfaces import base
@@ -68,6 +69,7 @@ class InvertInputSpec(base.MethodInputSpec):
     magnitude = File(exists=True, mandatory=True)
     b0_t = traits.Float(mandatory=True)
     te_s = traits.Float(mandatory=True, desc="time whose phase nonlinear data terms work with")
+    r2star_hz = File(exists=True, desc="for methods that look for fluid")
     model = traits.Str(usedefault=True, desc="checksum of a network's weights, so that others do not reuse results")
 
 
@@ -101,12 +103,20 @@ class Invert(base.Step):
             magnitude=combined(magnitude),
             rad_per_ppm=rad_per_ppm(self.inputs.b0_t, self.inputs.te_s),
             device=device,
+            **self._extras(image),
         )
         info = {"iterations": result.iterations, "converged": bool(result.converged), "device": device, **result.info}
         return {
             "chi_ppm": base.save(folder, "chi_ppm", result.chi_ppm, image),
             "info": base.save_info(folder, info),
         }
+
+    def _extras(self, image: Any) -> dict[str, Any]:
+        """Fluid of the ventricles, where R2* is at hand."""
+        if not isdefined(self.inputs.r2star_hz):
+            return {}
+        r2star_hz, _ = base.load(self.inputs.r2star_hz)
+        return {"csf": ventricles(r2star_hz, base.load_mask(self.inputs.mask), base.grid_of(image))}
 
 
 class ReferenceInputSpec(base.MethodInputSpec):

@@ -130,7 +130,7 @@ def _field_part(
 def _side_part(
     workflow: LiterateWorkflow, acquisition: Acquisition, settings: Settings, gb: float, nodes: dict[str, pe.Node]
 ) -> None:
-    """What else comes of the echoes: relaxation and susceptibility-weighted images."""
+    """What else comes of the echoes: relaxation (added to ``nodes``) and susceptibility-weighted images."""
     conform, brain, te_s = nodes["conform"], nodes["brain"], list(acquisition.te_s)
     if acquisition.has_decay:
         r2star = _node(
@@ -139,6 +139,7 @@ def _side_part(
             gb * BYTES_PER_VOXEL["conform"],
         )
         workflow.connect([(conform, r2star, [("magnitude", "magnitude")]), (brain, r2star, [("mask", "mask")])])
+        nodes["r2star"] = r2star
     if makes_swi(acquisition, settings):
         swi = _node(MakeSWI(te_s=te_s, **_chosen(settings, "swi", settings.swi)), "swi", gb * BYTES_PER_VOXEL["unwrap"])
         workflow.connect(
@@ -186,16 +187,23 @@ def _chi_part(
             gb * BYTES_PER_VOXEL["invert"],
             threads,
         )
+        total = METHODS.get("inversion", name).takes == "total"
+        masked = nodes["qsmmask"] if total else background
         reference = _node(Reference(**_chosen(settings, "reference", settings.reference)), f"reference_{name}", gb * 20)
         workflow.connect(
             [
-                (background, invert, [("local_hz", "local_hz"), ("mask", "mask")]),
+                (nodes["fieldmap"], invert, [("field_hz", "local_hz")])
+                if total
+                else (background, invert, [("local_hz", "local_hz")]),
+                (masked, invert, [("mask", "mask")]),
                 (nodes["qsmmask"], invert, [("weights", "weights")]),
                 (nodes["conform"], invert, [("magnitude", "magnitude")]),
                 (invert, reference, [("chi_ppm", "chi_ppm")]),
-                (background, reference, [("mask", "mask")]),
+                (masked, reference, [("mask", "mask")]),
             ]
         )
+        if "r2star" in nodes and getattr(settings.params("inversion", name), "csf_weight", 0.0) > 0:
+            workflow.connect([(nodes["r2star"], invert, [("r2star_hz", "r2star_hz")])])
 
 
 def model_of(settings: Settings, name: str) -> str:

@@ -399,3 +399,18 @@ def test_as_a_command(shared, tmp_path):
     assert bad.returncode == 66
     assert "Traceback" not in bad.stderr
     assert bad.stderr.count("\n") == 1
+
+
+def test_fluid_is_the_zero_of_medi(shared, tmp_path, capsys):
+    fluid = shared.put("fluid", (shared.chi_ppm == np.float32(-0.05)).astype(np.uint8))
+    out = tmp_path / "chi.nii"
+    words = ("--magnitude", shared["magnitude"], "--csf", fluid, "--reference", "none")
+    code, told = invert(capsys, shared, out, "--method", "medi", "--param", "csf_weight=0.1", *words)
+    assert code == 0, told
+    assert abs(data_of(out)[shared.chi_ppm == np.float32(-0.05)].mean()) < 1e-6
+    sidecar = json.loads((tmp_path / "chi.json").read_text())
+    assert sidecar["Inputs"]["csf"] == str(fluid)
+    assert sidecar["Details"]["csf_voxels"] > 0
+    code, told = invert(capsys, shared, tmp_path / "other.nii", "--method", "tkd", "--csf", fluid)
+    assert code == 2
+    assert "`--csf`" in told

@@ -159,7 +159,8 @@ class TestEveryMethod:
         if expected is None:
             first = METHODS.get(method.step, METHODS.names(method.step)[0])
             expected = tuple(inspect.signature(first.load()).parameters)
-        assert tuple(signature) == expected
+        assert tuple(signature) == (*expected, *method.extras)
+        assert all(signature[name].default is None for name in method.extras)
         for name in KEYWORD_ONLY & set(signature) if method.step in ("background", "inversion") else ():
             assert signature[name].kind is inspect.Parameter.KEYWORD_ONLY
             assert signature[name].default == ("cpu" if name == "device" else None)

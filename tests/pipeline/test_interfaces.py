@@ -118,6 +118,28 @@ def test_graph_of_every_suffix(tmp_path, suffix, te_s, turn_s):
     assert graph.get_node("invert_medi").inputs.te_s == pytest.approx(turn_s)
 
 
+def test_single_step_methods_take_the_total_field(tmp_path):
+    """And the fluid goes to MEDI only where it is asked for."""
+    acquisition = _acquisition(tmp_path, "MEGRE", (0.004, 0.01))
+    words = {"inversions": ("tv", "tgv", "medi"), "parameters": {"medi": {"csf_weight": 0.1}}}
+    settings = Settings(tmp_path, tmp_path / "out", "participant", tmp_path / "work", **words)
+    graph = init_acquisition_wf(acquisition, settings, 1000)
+
+    def sources(name):
+        edges = graph._graph.in_edges(graph.get_node(name), data=True)
+        return {into: source.name for source, _, data in edges for _, into in data["connect"]}
+
+    assert sources("invert_tv")["local_hz"] == sources("invert_tv")["mask"] == "background"
+    assert sources("reference_tv")["mask"] == "background"
+    assert sources("invert_tgv")["local_hz"] == "fieldmap"
+    assert sources("invert_tgv")["mask"] == sources("reference_tgv")["mask"] == "qsmmask"
+    assert sources("invert_medi")["r2star_hz"] == "r2star"
+    assert "r2star_hz" not in sources("invert_tv")
+    plain = Settings(tmp_path, tmp_path / "out", "participant", tmp_path / "work", inversions=("medi",))
+    graph = init_acquisition_wf(acquisition, plain, 1000)
+    assert "r2star_hz" not in sources("invert_medi")
+
+
 def test_no_relaxation_without_a_magnitude(tmp_path):
     measured = _acquisition(tmp_path, "MEGRE", (0.004, 0.01))
     echoes = tuple(dataclasses.replace(echo, magnitude=None) for echo in measured.echoes)

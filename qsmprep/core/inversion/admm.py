@@ -47,12 +47,20 @@ class TotalVariation:
         self.pull = torch.zeros(space.shape, device=space.device)
         self._faces = torch.empty(space.shape, device=space.device)
 
-    def solve(self, data: torch.Tensor) -> torch.Tensor:
-        """The map that minimises data term plus split, for ``data`` = ``b`` in k-space."""
+    def set_weight(self, weight: float) -> None:
+        r"""Go on with another :math:`\lambda`."""
+        self.limit = weight / self.rho
+
+    def spectrum(self, data: torch.Tensor) -> torch.Tensor:
+        """The map in k-space that minimises data term plus split, for ``data`` = ``b`` in k-space."""
         spectrum = torch.fft.rfftn(self.pull)
         spectrum += data
         spectrum *= self.inverse
-        return self.space.ifft(spectrum)
+        return spectrum
+
+    def solve(self, data: torch.Tensor) -> torch.Tensor:
+        """The map that minimises data term plus split, for ``data`` = ``b`` in k-space."""
+        return self.space.ifft(self.spectrum(data))
 
     def shrink(self, chi: torch.Tensor) -> None:
         """Soft-threshold the gradient, update the multipliers and what they pull the map to."""

@@ -10,6 +10,7 @@ from scipy.ndimage import distance_transform_edt
 
 from qsmprep.core.grid import Grid
 from qsmprep.core.inversion.admm import relative_change
+from qsmprep.core.inversion.auto import Weight
 from qsmprep.core.inversion.edges import edge_faces
 from qsmprep.core.inversion.problem import (
     DEFAULT_RAD_PER_PPM,
@@ -28,6 +29,9 @@ from qsmprep.errors import DataError
 SMOOTHING_PPM_PER_MM = 1e-3
 """Gradient below which the total variation is rounded off to a square."""
 
+SHARE = 0.15
+"""Weight that is chosen from the data, over the residual and the voxel edge."""
+
 CG_TOLERANCE = 0.03
 """Relative residual at which conjugate gradients stop."""
 
@@ -42,6 +46,7 @@ def medi(
     magnitude: Volume | None = None,
     rad_per_ppm: float | None = None,
     device: str = "cpu",
+    csf: Volume | None = None,
 ) -> Susceptibility:
     r"""Susceptibility that varies only where the magnitude has edges, from the complex signal.
 
@@ -50,6 +55,8 @@ def medi(
     :math:`s` is ``rad_per_ppm`` and :math:`M` is zero on the faces where the magnitude changes most.
     The data term is blind to whole turns of the phase, and divided by :math:`s^2`, so that
     :math:`\lambda` means the same at any echo time. Sources outside the mask are free.
+    With a mask of fluid :math:`F`, :math:`\frac{\gamma}{2}\|F(\chi - \bar\chi_F)\|^2` is added, and the fluid's mean
+    is taken off the map (MEDI+0): fluid is uniform, and a zero that does not depend on the brain.
 
     Parameters
     ----------
@@ -60,8 +67,8 @@ def medi(
     grid : Grid
         Voxel size and B0 direction along the array axes.
     params : MediParams, optional
-        Weight :math:`\lambda` (ppm mm), fraction of edges, radius of the optional spherical mean value
-        that is taken off field and kernel, and when to stop.
+        Weight :math:`\lambda` (ppm mm; 0 to follow the residual), fraction of edges, radius of the optional
+        spherical mean value that is taken off field and kernel, and when to stop.
     weights : (nx, ny, nz) array, optional
         Relative reliability of the field, from 0 to 1.
     magnitude : (nx, ny, nz) array, optional
@@ -70,11 +77,14 @@ def medi(
         Phase in radians of 1 ppm at the (effective) echo time; default 3 T at 20 ms.
     device : str
         Torch device.
+    csf : (nx, ny, nz) array, optional
+        Fluid of the ventricles (see :func:`qsmprep.core.csf.ventricles`), for ``params.csf_weight`` above 0.
 
     Returns
     -------
     Susceptibility
-        In ppm, zero outside the mask; ``iterations`` counts Gauss-Newton steps.
+        In ppm, zero outside the mask; ``iterations`` counts Gauss-Newton steps, ``info["csf_voxels"]`` the
+        voxels of fluid that were used.
 
     Raises
     ------
@@ -88,6 +98,7 @@ def medi(
     ----------
     .. [1] Liu et al., Magn. Reson. Med. 66:777 (2011), doi:10.1002/mrm.22816
     .. [2] Liu et al., Magn. Reson. Med. 69:467 (2013), doi:10.1002/mrm.24272
+    .. [3] Liu et al., Magn. Reson. Med. 79:2795 (2018), doi:10.1002/mrm.26946
     """
     params = params or MediParams()
     problem = prepare(
@@ -96,20 +107,35 @@ def medi(
     space = Spectral(problem.grid, ITERATIVE_PAD, problem.device)
     data = _data_term(problem, space, params.smv_radius_mm, rad_per_ppm or DEFAULT_RAD_PER_PPM)
     edges = edge_faces(problem.mask, problem.cut(magnitude), space, params.edge_fraction)
+    fluid = _fluid(problem, csf, grid) if params.csf_weight > 0 else None
     chi = torch.zeros(space.shape, device=space.device)
     change, done, inner = 1.0, 0, 0
+    weight = Weight(params.weight, SHARE, problem)
     while done < params.max_iter and change >= params.tolerance:
-        penalty = _Penalty(space, edges, chi, params.weight)
+        if weight.follows and done:
+            weight.renew(data.misfit(chi))
+        penalty = _Penalty(space, edges, chi, weight.value, fluid, params.csf_weight)
         step, used = _newton_step(data, penalty, chi, params.cg_iter)
         old, chi, inner = chi, chi + step, inner + used
         change = relative_change(problem.mask * chi[data.part], problem.mask * old[data.part])
         done += 1
-    return Susceptibility(
-        problem.paste(chi),
-        iterations=done,
-        converged=change < params.tolerance,
-        info={"change": change, "cg_iterations": inner},
-    )
+    info = {"change": change, "cg_iterations": inner, "weight": weight.value}
+    if fluid is not None:
+        chi = chi - chi[data.part][fluid].mean()
+    if params.csf_weight > 0:
+        info["csf_voxels"] = 0 if fluid is None else int(fluid.sum())
+    return Susceptibility(problem.paste(chi), iterations=done, converged=change < params.tolerance, info=info)
+
+
+def _fluid(problem: Problem, csf: Volume | None, grid: Grid) -> torch.Tensor | None:
+    """Fluid inside the mask, or None where there is none."""
+    if csf is None:
+        return None
+    if np.shape(csf) != grid.shape:
+        raise DataError(f"`csf` has shape {np.shape(csf)}", expected=f"the grid's shape {grid.shape}")
+    part = torch.from_numpy(np.ascontiguousarray(np.asarray(csf)[problem.box] != 0)).to(problem.device)
+    fluid = part & problem.mask
+    return fluid if bool(fluid.any()) else None
 
 
 @dataclass(frozen=True)
@@ -123,11 +149,14 @@ class _DataTerm:
     part: tuple[slice, ...]
     rad_per_ppm: float
 
+    def misfit(self, chi: torch.Tensor) -> torch.Tensor:
+        """How far the field of a map is from the measured one, by the sine of the phase, in ppm."""
+        misfit = self.space.ifft(self.space.fft(chi) * self.kernel)[self.part] - self.field_ppm
+        return torch.sin(misfit * self.rad_per_ppm) / self.rad_per_ppm
+
     def gradient(self, chi: torch.Tensor) -> torch.Tensor:
         """Gradient in k-space."""
-        misfit = self.space.ifft(self.space.fft(chi) * self.kernel)[self.part] - self.field_ppm
-        turned = torch.sin(misfit * self.rad_per_ppm) / self.rad_per_ppm
-        return self.space.fft(turned * self.weights2) * self.kernel
+        return self.space.fft(self.misfit(chi) * self.weights2) * self.kernel
 
     def hessian(self, spectrum: torch.Tensor) -> torch.Tensor:
         """Gauss-Newton Hessian times a map, both in k-space."""
@@ -171,10 +200,19 @@ def _ball(space: Spectral, radius_mm: float) -> torch.Tensor:
 
 
 class _Penalty:
-    """The total variation away from edges, as a quadratic form around a map."""
+    """The total variation away from edges, as a quadratic form around a map, and the variance over the fluid."""
 
-    def __init__(self, space: Spectral, edges: list[torch.Tensor | None], chi: torch.Tensor, weight: float) -> None:
+    def __init__(
+        self,
+        space: Spectral,
+        edges: list[torch.Tensor | None],
+        chi: torch.Tensor,
+        weight: float,
+        fluid: torch.Tensor | None = None,
+        fluid_weight: float = 0.0,
+    ) -> None:
         self.space = space
+        self.fluid, self.fluid_weight = fluid, fluid_weight
         self.faces = []
         for axis, mm in enumerate(space.grid.voxel_mm):
             steps = difference(chi, axis, mm)
@@ -188,14 +226,11 @@ class _Penalty:
         total = torch.zeros(self.space.shape, device=self.space.device)
         for axis, mm in enumerate(self.space.grid.voxel_mm):
             add_adjoint(total, difference(chi, axis, mm) * self.faces[axis], axis, 1.0 / mm)
+        if self.fluid is not None:
+            nx, ny, nz = self.fluid.shape
+            held = chi[:nx, :ny, :nz][self.fluid]
+            total[:nx, :ny, :nz][self.fluid] += self.fluid_weight * (held - held.mean())
         return torch.fft.rfftn(total)
-
-
-def _inner(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Inner product of two real volumes given by half spectra of an even last length (unscaled)."""
-    product = a.real * b.real + a.imag * b.imag
-    planes = product[..., 0].sum(dtype=torch.float64) + product[..., -1].sum(dtype=torch.float64)
-    return float(2.0 * product.sum(dtype=torch.float64) - planes)
 
 
 def _newton_step(data: _DataTerm, penalty: _Penalty, chi: torch.Tensor, max_iter: int) -> tuple[torch.Tensor, int]:
@@ -209,16 +244,16 @@ def _newton_step(data: _DataTerm, penalty: _Penalty, chi: torch.Tensor, max_iter
     residual = -(data.gradient(chi) + penalty.apply(chi))
     step = torch.zeros_like(residual)
     z = residual * precondition
-    direction, energy = z.clone(), _inner(residual, z)
+    direction, energy = z.clone(), space.inner(residual, z)
     first, done = energy, 0
     while done < max_iter and energy > CG_TOLERANCE**2 * first:
         done += 1
         image = data.hessian(direction) + penalty.apply(space.ifft(direction))
-        length = energy / max(_inner(direction, image), 1e-30)
+        length = energy / max(space.inner(direction, image), 1e-30)
         step.add_(direction, alpha=length)
         residual.add_(image, alpha=-length)
         z = residual * precondition
-        new = _inner(residual, z)
+        new = space.inner(residual, z)
         direction.mul_(new / energy).add_(z)
         energy = new
     return space.ifft(step), done

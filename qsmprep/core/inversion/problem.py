@@ -249,6 +249,13 @@ class Spectral:
         total = (spectrum.sum(dim=(0, 1), dtype=torch.float64) * twice).sum()
         return float(total) / (self.shape[0] * self.shape[1] * self.shape[2])
 
+    @staticmethod
+    def inner(a: torch.Tensor, b: torch.Tensor) -> float:
+        """Inner product of two real volumes given by half spectra of an even last length (unscaled)."""
+        product = a.real * b.real + a.imag * b.imag
+        planes = product[..., 0].sum(dtype=torch.float64) + product[..., -1].sum(dtype=torch.float64)
+        return float(2.0 * product.sum(dtype=torch.float64) - planes)
+
     def laplacian(self) -> torch.Tensor:
         """Symbol of minus the discrete Laplacian (squared gradient) in 1/mm^2 on the half spectrum."""
         total = torch.zeros((1, 1, 1), dtype=torch.float64, device=self.device)

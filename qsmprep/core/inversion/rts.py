@@ -6,10 +6,14 @@ import torch
 
 from qsmprep.core.grid import Grid
 from qsmprep.core.inversion.admm import TotalVariation, relative_change
+from qsmprep.core.inversion.auto import Weight
 from qsmprep.core.inversion.lsqr import Solution, lsqr
 from qsmprep.core.inversion.problem import ITERATIVE_PAD, Problem, Spectral, Volume, prepare
 from qsmprep.core.parameters import RtsParams
 from qsmprep.core.results import Susceptibility
+
+SHARE = 1.5
+"""Weight that is chosen from the data, over the residual of the first step and the voxel edge."""
 
 
 def rts(
@@ -40,7 +44,8 @@ def rts(
     grid : Grid
         Voxel size and B0 direction along the array axes.
     params : RtsParams, optional
-        Threshold, LSQR iterations, weight of the total variation, when to stop.
+        Threshold, LSQR iterations, weight of the total variation (0 to follow the residual of the first
+        step), when to stop.
     weights : (nx, ny, nz) array, optional
         Relative reliability of the field, from 0 to 1.
     magnitude, rad_per_ppm : optional
@@ -68,18 +73,21 @@ def rts(
         field_ppm, mask, grid, weights=weights, magnitude=magnitude, rad_per_ppm=rad_per_ppm, device=device
     )
     space = Spectral(problem.grid, ITERATIVE_PAD, problem.device)
+    part = tuple(slice(0, n) for n in problem.grid.shape)
     known = space.dipole.abs() > params.threshold
     first = _well_conditioned(problem, space, known, params.lsqr_iter)
-    split = TotalVariation(space, known.to(torch.float32), params.weight, params.rho)
+    weight = Weight(params.weight, SHARE, problem)
+    if weight.follows:
+        weight.renew(problem.field_ppm - space.field(first.x)[part])
+    split = TotalVariation(space, known.to(torch.float32), weight.value, params.rho)
     data = space.fft(first.x)
-    part = tuple(slice(0, n) for n in problem.grid.shape)
     chi, change, done = first.x, 1.0, 0
     while done < params.max_iter and change >= params.tolerance:
         split.shrink(chi)
         old, chi = chi, split.solve(data)
         change = relative_change(chi[part] * problem.mask, old[part] * problem.mask)
         done += 1
-    info = {"change": change, "first_step_residual": first.residual}
+    info = {"change": change, "first_step_residual": first.residual, "weight": weight.value}
     return Susceptibility(problem.paste(chi), iterations=done, converged=change < params.tolerance, info=info)
 
 

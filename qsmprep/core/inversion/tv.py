@@ -6,9 +6,13 @@ import torch
 
 from qsmprep.core.grid import Grid
 from qsmprep.core.inversion.admm import TotalVariation, relative_change
+from qsmprep.core.inversion.auto import Weight
 from qsmprep.core.inversion.problem import ITERATIVE_PAD, Problem, Spectral, Volume, prepare
 from qsmprep.core.parameters import TvParams
 from qsmprep.core.results import Susceptibility
+
+SHARE = 0.1
+"""Weight that is chosen from the data, over the residual and the voxel edge."""
 
 REFRESH = 2
 """Iterations between two updates of what the field is taken to be where it is not (fully) known."""
@@ -42,7 +46,7 @@ def tv(
     grid : Grid
         Voxel size and B0 direction along the array axes.
     params : TvParams, optional
-        Weight :math:`\lambda` (ppm mm), penalty of the split, when to stop.
+        Weight :math:`\lambda` (ppm mm; 0 to follow the residual), penalty of the split, when to stop.
     weights : (nx, ny, nz) array, optional
         Relative reliability of the field, from 0 to 1.
     magnitude, rad_per_ppm : optional
@@ -54,7 +58,7 @@ def tv(
     -------
     Susceptibility
         In ppm, zero outside the mask. ``info`` holds the weighted root mean square residual
-        ``residual_ppm`` and the relative change of the last iteration.
+        ``residual_ppm``, the ``weight`` in ppm mm, and the relative change of the last iteration.
 
     Raises
     ------
@@ -70,22 +74,23 @@ def tv(
     problem = prepare(
         field_ppm, mask, grid, weights=weights, magnitude=magnitude, rad_per_ppm=rad_per_ppm, device=device
     )
-    chi, iterations, change, residual = _iterate(problem, params)
+    weight = Weight(params.weight, SHARE, problem)
+    chi, iterations, change, residual = _iterate(problem, params, weight)
     return Susceptibility(
         problem.paste(chi),
         iterations=iterations,
         converged=change < params.tolerance,
-        info={"change": change, "residual_ppm": residual},
+        info={"change": change, "residual_ppm": residual, "weight": weight.value},
     )
 
 
-def _iterate(problem: Problem, params: TvParams) -> tuple[torch.Tensor, int, float, float]:
+def _iterate(problem: Problem, params: TvParams, weight: Weight) -> tuple[torch.Tensor, int, float, float]:
     """The map on the padded grid, iterations done, last relative change, residual in ppm."""
     space = Spectral(problem.grid, ITERATIVE_PAD, problem.device)
     largest = float(problem.weights.max()) ** 2
     trust = problem.weights**2 / largest
     part = tuple(slice(0, n) for n in problem.grid.shape)
-    split = TotalVariation(space, largest * space.dipole**2, params.weight, params.rho)
+    split = TotalVariation(space, largest * space.dipole**2, weight.value, params.rho)
     factor = largest * space.dipole
     data = factor * space.fft(trust * problem.field_ppm)
     chi = old = split.solve(data)
@@ -94,7 +99,10 @@ def _iterate(problem: Problem, params: TvParams) -> tuple[torch.Tensor, int, flo
         split.shrink(chi)
         if done % REFRESH == 0:
             field = space.field(chi)
-            field[part] += (problem.field_ppm - field[part]) * trust
+            misfit = problem.field_ppm - field[part]
+            if weight.due(done):
+                split.set_weight(weight.renew(misfit))
+            field[part] += misfit * trust
             data = space.fft(field)
             data *= factor
         old, chi = chi, split.solve(data)

@@ -1,0 +1,59 @@
+"""The nonlinear data term: fields are compared through the phase that they make."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from qsmprep.core.inversion.problem import Problem
+
+NEWTON_STEPS = 6
+"""Of the proximal map in every voxel; the steps converge quadratically from one side."""
+
+
+class PhaseTerm:
+    r"""The data term :math:`\frac{1}{2s^2}\|W(e^{\mathrm{i}sz} - e^{\mathrm{i}sf})\|^2` and its split.
+
+    For phases that are not wrapped and small misfits it is :math:`\frac{1}{2}\|W(z - f)\|^2`.
+
+    Parameters
+    ----------
+    problem : Problem
+        Field :math:`f` in ppm and weights :math:`W`, zero outside the mask.
+    rad_per_ppm : float
+        Phase :math:`s` of 1 ppm.
+    penalty : float
+        :math:`\mu` of the quadratic that ties :math:`z` to the field of the map.
+    """
+
+    def __init__(self, problem: Problem, rad_per_ppm: float, penalty: float) -> None:
+        self.field_ppm = problem.field_ppm
+        self.weights2 = problem.weights**2
+        self.scale = rad_per_ppm
+        self.penalty = penalty
+
+    def proximal(self, v: torch.Tensor) -> torch.Tensor:
+        r"""The :math:`z` that minimises the data term plus :math:`\frac{\mu}{2}\|z - v\|^2`, voxel by voxel.
+
+        The nearest copy of the measured phase counts. Between it and ``v`` the derivative is concave,
+        so that Newton's method from the copy never overshoots.
+        """
+        turn = 2.0 * math.pi / self.scale
+        away = v - self.field_ppm
+        away -= turn * torch.round(away / turn)
+        y = away * (self.penalty / (self.weights2 + self.penalty))
+        for _ in range(NEWTON_STEPS - 1):
+            slope = torch.cos(y * self.scale).mul_(self.weights2).add_(self.penalty)
+            value = torch.sin(y * self.scale).mul_(self.weights2 / self.scale)
+            value += self.penalty * (y - away)
+            y -= value / slope.clamp_(min=0.05 * self.penalty)
+        return v - away + y
+
+    def misfit(self, field: torch.Tensor) -> torch.Tensor:
+        """How far the phase of a field is from the measured one, in ppm (the chord of the circle)."""
+        return torch.sin((field - self.field_ppm) * (0.5 * self.scale)) * (2.0 / self.scale)
+
+    def residual(self, field: torch.Tensor, mask: torch.Tensor) -> float:
+        """Weighted root mean square of the misfit of the phase in ppm."""
+        return math.sqrt(float((self.misfit(field) ** 2 * self.weights2).sum()) / float(mask.sum()))
