@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from qsmprep.core.methods import background, echoes, inversion, masks, networks
+from qsmprep.core.methods import background, echoes, inversion, masks, networks, roi
 from qsmprep.core.registry import Registry
 
-METHODS = Registry((*echoes.METHODS, *masks.METHODS, *background.METHODS, *inversion.METHODS, *networks.METHODS))
+METHODS = Registry(
+    (
+        *echoes.METHODS,
+        *masks.METHODS,
+        *background.METHODS,
+        *inversion.METHODS,
+        *networks.METHODS,
+        *roi.METHODS,
+    )
+)

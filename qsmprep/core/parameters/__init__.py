@@ -52,6 +52,7 @@ from qsmprep.core.parameters.networks import (
     MetaQSMParams,
     QSMInvNetParams,
 )
+from qsmprep.core.parameters.roi import RoiParams
 
 __all__ = [
     "ArloParams",
@@ -82,6 +83,7 @@ __all__ = [
     "R2StarParams",
     "ReferenceParams",
     "ResharpParams",
+    "RoiParams",
     "RomeoParams",
     "RtsParams",
     "SharpParams",
