@@ -13,8 +13,7 @@ from qsmprep.errors import DataError
 Labels = NDArray[np.int32]
 
 TIE_MM = (1e-5, 1e-5, 1e-5)
-"""Points midway between voxels go to the one towards the scanner's right, front and top, however the array is turned.
-"""
+"""Points midway between voxels go to the one towards the scanner's right, front and top, however the array lies."""
 
 
 def as_labels(volume: ArrayLike) -> Labels:

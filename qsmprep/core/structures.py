@@ -97,7 +97,7 @@ def make_region(index: int, name: str, hemisphere: str | None = None, structure:
     words = [word for word in re.split(r"[^A-Za-z0-9]+", name) if word]
     sides = [_SIDES[word.lower()] for word in words if word.lower() in _SIDES]
     rest = [word for word in words if word.lower() not in _SIDES]
-    side = _SIDES.get((hemisphere or "").strip().lower(), None)
+    side = _SIDES.get((hemisphere or "").strip().lower())
     if side is None:
         given = (hemisphere or "").strip().upper()
         side = given if given in HEMISPHERES else (sides[0] if len(set(sides)) == 1 else "B")
