@@ -51,6 +51,8 @@ class Settings:
     inversions: tuple[str, ...] = (METHODS.names("inversion")[0],)
     reference: str = METHODS.names("reference")[0]
     parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
+    formula: str = ""
+    roi_statistic: str = "mean"
     b0_t: float | None = None
     phase_sign: int = 1
     device: str = "auto"

@@ -17,6 +17,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     _leave_home_alone()
     try:
         settings = parse_settings(sys.argv[1:] if argv is None else argv)
+        if settings.analysis_level == "group":
+            from qsmprep.workflows.group import run_group
+
+            return run_group(settings)
         from qsmprep.workflows.run import run
 
         return run(settings)

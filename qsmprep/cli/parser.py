@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from qsmprep.cli.cohort import add_group_options
 from qsmprep.cli.config import LEVELS_OF_OUTPUT, check_settings
 from qsmprep.core.methods import METHODS
 from qsmprep.errors import MissingFileError, UnknownLevelError, UsageError
 from qsmprep.settings import NOT_FROM_CONFIG, Settings, parse_memory_gb, usable_cpus, usable_memory_gb
 from qsmprep.version import qsmprep_version
 
-LEVELS = ("participant",)
+LEVELS = ("participant", "group")
 
 EPILOG = """\
 exit codes:
@@ -56,12 +57,13 @@ def build_parser() -> Parser:
     )
     parser.add_argument("bids_dir", type=Path, help="BIDS data set")
     parser.add_argument("out_dir", type=Path, help="where the derivatives go")
-    parser.add_argument("analysis_level", help="participant")
+    parser.add_argument("analysis_level", help="participant, or group (after it: tables and models of the cohort)")
     parser.add_argument("--version", action="version", version=f"qsmprep {qsmprep_version()}")
     _add_selection(parser.add_argument_group("which data"))
     _add_methods(parser.add_argument_group("methods"))
     _add_resources(parser.add_argument_group("resources"))
     _add_run(parser.add_argument_group("the run"))
+    add_group_options(parser.add_argument_group("the group level"))
     return parser
 
 
@@ -218,7 +220,6 @@ def _finish(values: dict[str, Any]) -> Settings:
         raise UnknownLevelError(
             f"the analysis level is {level!r}",
             expected=f"one of {', '.join(LEVELS)}",
-            remedy="the group level is not in this version" if level == "group" else None,
         )
     values.setdefault("work_dir", Path("work"))
     for name in ("bids_dir", "out_dir", "work_dir", "use_plugin"):

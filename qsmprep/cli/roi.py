@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qsmprep.bids.names import sidecar_path
 from qsmprep.bids.tables import find_regions, write_roi_table
 from qsmprep.cli.single import AFFINE_TOLERANCE_MM, Source, check_writable, read, read_mask, read_on_grid
 from qsmprep.core.grid import Grid
-from qsmprep.core.labels import as_labels, sample_labels, share_inside, sub_offsets, swapped_pairs
+from qsmprep.core.labels import Labels, as_labels, sample_labels, share_inside, sub_offsets, swapped_pairs
 from qsmprep.core.methods import METHODS
-from qsmprep.core.roi import reference_region, region_row
+from qsmprep.core.roi import RoiRow, reference_region, region_row
+from qsmprep.core.structures import Region
 from qsmprep.errors import DataError, QSMPrepError
 from qsmprep.version import qsmprep_version
 
@@ -30,47 +32,15 @@ def roi(args: argparse.Namespace) -> str:
     """Write the table and say what was done."""
     check_writable(args.out)
     chi = read(args.chi)
-    finite = np.isfinite(chi.data)
-    valid, mask_is = finite, "every voxel that is finite and not zero"
-    if args.mask is not None:
-        mask = read_mask(args.mask)
-        read_on_grid(args.chi, mask)
-        valid, mask_is = mask.data, str(args.mask)
-    else:
-        valid = finite & (chi.data != 0)
-    if not valid.any():
-        raise DataError("the map is zero or not finite everywhere", file=args.chi, expected="a map with values")
+    valid, mask_is = _defined(args, chi)
     dseg = read(args.dseg)
     try:
         labels = as_labels(dseg.data)
     except DataError as error:
         raise DataError(error.what, file=args.dseg, expected=error.expected, remedy=error.remedy) from None
-    present = np.unique(labels)
-    regions, names_from = find_regions(args.dseg, args.labels, present)
-    grid = _grid(chi)
+    regions, names_from = find_regions(args.dseg, args.labels, np.unique(labels))
     moved, inside = _moved(dseg, chi, labels)
-    sub = [
-        sample_labels(labels, dseg.image.affine, grid.shape, chi.image.affine, offset_voxel=offset)
-        for offset in (sub_offsets(args.params.subdivisions) if moved else ())
-    ]
-    on_map = sample_labels(labels, dseg.image.affine, grid.shape, chi.image.affine) if moved else labels
-    method = METHODS.get("roi", args.method)
-    values = np.where(valid, chi.data, 0.0)
-    rows = method.load()(
-        values,
-        on_map,
-        list(regions.values()),
-        grid.voxel_mm,
-        args.params,
-        valid=valid,
-        sub_labels=sub if moved else None,
-    )
-    if args.reference_region != "none":
-        where = valid
-        if args.reference_region != "wholebrain":
-            where = reference_region(on_map, regions.values(), args.reference_region)
-        name = f"reference: {args.reference_region}"
-        rows.append(region_row(values, where, valid, grid.voxel_mm, name, "reference", args.params))
+    rows = _rows(args, chi, valid, (labels, dseg.image.affine), list(regions.values()), moved)
     swapped = swapped_pairs(labels, dseg.image.affine, regions.values())
     facts: dict[str, Any] = {
         "Description": f"Statistics of {args.chi.name} over the regions of {args.dseg.name}",
@@ -91,6 +61,43 @@ def roi(args: argparse.Namespace) -> str:
     said += [RESAMPLED] if moved else []
     said += [f"left and right look swapped in: {', '.join(swapped)}; check labels and affines"] if swapped else []
     return "; ".join(said)
+
+
+def _defined(args: argparse.Namespace, chi: Source) -> tuple[NDArray[np.bool_], str]:
+    """Where the map is defined, and what says so."""
+    if args.mask is not None:
+        mask = read_mask(args.mask)
+        read_on_grid(args.chi, mask)
+        return mask.data, str(args.mask)
+    valid = np.isfinite(chi.data) & (chi.data != 0)
+    if not valid.any():
+        raise DataError("the map is zero or not finite everywhere", file=args.chi, expected="a map with values")
+    return valid, "every voxel that is finite and not zero"
+
+
+def _rows(
+    args: argparse.Namespace,
+    chi: Source,
+    valid: NDArray[np.bool_],
+    segmentation: tuple[Labels, NDArray[np.float64]],
+    regions: list[Region],
+    moved: bool,
+) -> list[RoiRow]:
+    """Statistics of all regions, of the whole map, and of the reference region that was asked for."""
+    grid, function = _grid(chi), METHODS.get("roi", args.method).load()
+    at = (*segmentation, grid.shape, chi.image.affine)
+    on_map = sample_labels(*at) if moved else segmentation[0]
+    sub = (sample_labels(*at, offset_voxel=offset) for offset in sub_offsets(args.params.subdivisions))
+    values = np.where(valid, chi.data, 0.0)
+    rows: list[RoiRow] = function(
+        values, on_map, regions, grid.voxel_mm, args.params, valid=valid, sub_labels=sub if moved else None
+    )
+    if args.reference_region != "none":
+        whole = args.reference_region == "wholebrain"
+        where = valid if whole else reference_region(on_map, regions, args.reference_region)
+        name = f"reference: {args.reference_region}"
+        rows.append(region_row(values, where, valid, grid.voxel_mm, name, "reference", args.params))
+    return rows
 
 
 def _write(rows: list[Any], args: argparse.Namespace, facts: dict[str, Any]) -> None:

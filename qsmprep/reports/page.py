@@ -121,7 +121,7 @@ def render_subject_page(
     if not records and not errors:
         level = "check"
     return (
-        _environment()
+        page_environment()
         .get_template("subject.html.j2")
         .render(
             subject=subject,
@@ -164,7 +164,8 @@ def _sections(record: AcquisitionRecord) -> tuple[Section, ...]:
     return tuple(found)
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """Templates of the pages: everything is escaped, nothing undefined is passed over."""
     environment = Environment(
         loader=PackageLoader("qsmprep.reports", "templates"),
         autoescape=True,

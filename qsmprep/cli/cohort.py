@@ -1,0 +1,20 @@
+"""Options of the group level."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_group_options(group: argparse._ArgumentGroup) -> None:
+    """Add them to the parser of ``qsmprep``."""
+    group.add_argument(
+        "--formula",
+        metavar="TEXT",
+        help="model of each region in patsy's language (default: `chi ~ group + age + sex`, of these the columns of "
+        "participants.tsv that vary)",
+    )
+    group.add_argument(
+        "--roi-statistic",
+        metavar="NAME",
+        help="statistic of the regions that is modelled, a column of the ROI tables (default: mean)",
+    )

@@ -1,0 +1,237 @@
+"""Read what the participant level wrote: the ROI tables of all participants, and what is known of the people.
+
+Nothing but the output folder and the participants' tables of the raw data set is read. Who is missing is listed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from qsmprep.bids.entities import BidsName, natural_key, parse_name
+from qsmprep.bids.tables import KEY_COLUMNS, NOT_AVAILABLE, STATISTICS, read_tsv
+from qsmprep.errors import DataError, MissingFileError, NoMatchError, QSMPrepError
+
+IDENTITY = ("participant_id", "session", "acquisition", "run", "other", "segmentation", "map")
+"""Columns of the long table that say which file a row comes from."""
+
+TEXT_COLUMNS = frozenset({*IDENTITY, *KEY_COLUMNS} - {"index"})
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """What was found of a cohort.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        The long table: `IDENTITY`, the columns of the ROI tables, then the covariates.
+    covariates : tuple of str
+        Columns that come from the participants' tables.
+    present : tuple of str
+        Participants with a table, as ``sub-01``.
+    missing : tuple of str
+        Participants that the data set names and that have no table.
+    unmatched : tuple of str
+        Participants with a table that ``participants.tsv`` does not name.
+    problems : tuple of str
+        Files that could not be read, and why.
+    notes : tuple of str
+        What else a person should know.
+    """
+
+    rows: pd.DataFrame
+    covariates: tuple[str, ...]
+    present: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    unmatched: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+def collect_cohort(
+    out_dir: Path, bids_dir: Path, participants: Iterable[str] = (), sessions: Iterable[str] = ()
+) -> Cohort:
+    """Read the tables of a cohort.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Where the participant level wrote.
+    bids_dir : Path
+        Its ``participants.tsv`` and ``sub-*/sub-*_sessions.tsv`` are read where they are there; no image is.
+    participants, sessions : iterable of str
+        Labels without ``sub-`` and ``ses-``; everything by default.
+
+    Raises
+    ------
+    MissingFileError
+        When no participant has a ROI table.
+    NoMatchError
+        When a participant asked for has no table and stands in no list.
+    DataError
+        When ``participants.tsv`` names somebody twice.
+    """
+    wanted, chosen = set(participants), set(sessions)
+    people, notes = read_people(bids_dir)
+    records: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for name in _tables(out_dir):
+        label, session = str(name.get("sub")), name.get("ses")
+        if (wanted and label not in wanted) or (chosen and session not in chosen):
+            continue
+        try:
+            records += _records(name)
+        except QSMPrepError as error:
+            problems.append(f"{name.path.relative_to(out_dir)}: {error.what}")
+    present = sorted({record["participant_id"] for record in records}, key=natural_key)
+    named = sorted(set(people) | _folders(out_dir), key=natural_key)
+    unknown = sorted(wanted - {label.removeprefix("sub-") for label in [*present, *named]}, key=natural_key)
+    if unknown:
+        raise NoMatchError(
+            f"no such participant: {', '.join('sub-' + label for label in unknown)}",
+            file=out_dir,
+            remedy="correct --participant-label",
+        )
+    if not records:
+        raise MissingFileError(
+            "no participant has a table of regions" + (f"; {problems[0]}" if problems else ""),
+            file=out_dir,
+            expected="sub-*/anat/*_stats.tsv, which `qsmprep … participant` writes where there is a segmentation",
+            remedy="run the participant level first, with a segmentation",
+        )
+    rows, covariates = _with_covariates(_frame(records), people, bids_dir)
+    inside = [label for label in named if not wanted or label.removeprefix("sub-") in wanted]
+    return Cohort(
+        rows,
+        covariates,
+        tuple(present),
+        tuple(label for label in inside if label not in set(present)),
+        tuple(label for label in present if people and label not in people),
+        tuple(problems),
+        notes,
+    )
+
+
+def read_people(bids_dir: Path) -> tuple[dict[str, dict[str, str]], tuple[str, ...]]:
+    """Rows of ``participants.tsv`` by participant, and what to say where it is absent.
+
+    Raises
+    ------
+    DataError
+        When a participant stands there twice, or the column ``participant_id`` is absent.
+    """
+    path = Path(bids_dir) / "participants.tsv"
+    if not path.exists():
+        return {}, ("the data set has no participants.tsv: no age, sex or group is known",)
+    rows = read_tsv(path)
+    if rows and "participant_id" not in rows[0]:
+        raise DataError("participants.tsv has no column participant_id", file=path)
+    labels = ["sub-" + row.pop("participant_id").removeprefix("sub-") for row in rows]
+    doubled = sorted((label for label, n in Counter(labels).items() if n > 1), key=natural_key)
+    if doubled:
+        more = " and others" if len(doubled) > 5 else ""
+        raise DataError(
+            f"participants.tsv names {', '.join(doubled[:5])}{more} more than once",
+            file=path,
+            expected="one row for each participant",
+            remedy="remove the rows that are wrong",
+        )
+    return dict(zip(labels, rows, strict=True)), ()
+
+
+def _folders(out_dir: Path) -> set[str]:
+    return {path.name for path in Path(out_dir).glob("sub-*") if path.is_dir()}
+
+
+def _tables(out_dir: Path) -> list[BidsName]:
+    found = []
+    for pattern in ("sub-*/anat/*_stats.tsv", "sub-*/ses-*/anat/*_stats.tsv"):
+        found += [name for path in Path(out_dir).glob(pattern) if (name := parse_name(path)) is not None]
+    return sorted(found, key=lambda name: natural_key(name.path.name))
+
+
+def _records(name: BidsName) -> list[dict[str, Any]]:
+    """Rows of one ROI table with the identity of its file."""
+    rows = read_tsv(name.path)
+    if rows and not {*KEY_COLUMNS, "n_voxels", "mean"} <= set(rows[0]):
+        raise DataError("it is no table of regions of this version", file=name.path)
+    rest = name.without("sub", "ses", "acq", "run", "seg", "desc")
+    identity = {
+        "participant_id": f"sub-{name.get('sub')}",
+        "session": name.get("ses") or NOT_AVAILABLE,
+        "acquisition": name.get("acq") or NOT_AVAILABLE,
+        "run": name.get("run") or NOT_AVAILABLE,
+        "other": "_".join("-".join(pair) for pair in rest) or NOT_AVAILABLE,
+        "segmentation": name.get("seg") or NOT_AVAILABLE,
+        "map": name.get("desc") or NOT_AVAILABLE,
+    }
+    return [
+        {**identity, **{c: row.get(c, NOT_AVAILABLE) if c in TEXT_COLUMNS else _number(name, c, row) for c in _COLUMNS}}
+        for row in rows
+    ]
+
+
+_COLUMNS = (*KEY_COLUMNS, *STATISTICS)
+
+
+def _number(name: BidsName, column: str, row: dict[str, str]) -> float:
+    text = row.get(column, NOT_AVAILABLE)
+    if text in (NOT_AVAILABLE, ""):
+        return math.nan
+    try:
+        return float(text)
+    except ValueError:
+        raise DataError(f"`{column}` is {text!r}, no number", file=name.path) from None
+
+
+def _frame(records: list[dict[str, Any]]) -> pd.DataFrame:
+    """The long table; texts that repeat are stored once."""
+    frame = pd.DataFrame.from_records(records, columns=[*IDENTITY, *_COLUMNS])
+    for column in TEXT_COLUMNS:
+        frame[column] = frame[column].astype(object).astype("category")
+    return frame
+
+
+def _with_covariates(
+    rows: pd.DataFrame, people: dict[str, dict[str, str]], bids_dir: Path
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Add the columns of the participants' tables; those of a session win over those of the participant."""
+    keys = list(dict.fromkeys(zip(rows["participant_id"], rows["session"], strict=True)))
+    sessions = {label: _read_sessions(bids_dir, label) for label in dict(keys)}
+    known = {key: {**people.get(key[0], {}), **sessions[key[0]].get(f"ses-{key[1]}", {})} for key in keys}
+    names = list(dict.fromkeys(column for values in known.values() for column in values if column not in rows.columns))
+    if not names:
+        return rows, ()
+    table = pd.DataFrame(
+        {column: _typed([known[key].get(column, NOT_AVAILABLE) for key in keys]) for column in names},
+        index=pd.MultiIndex.from_tuples(keys),
+    )
+    at = table.index.get_indexer(pd.MultiIndex.from_arrays([rows["participant_id"].astype(object), rows["session"]]))
+    added = table.iloc[at].reset_index(drop=True)
+    return pd.concat([rows.reset_index(drop=True), added], axis=1), tuple(names)
+
+
+def _read_sessions(bids_dir: Path, label: str) -> dict[str, dict[str, str]]:
+    path = Path(bids_dir) / label / f"{label}_sessions.tsv"
+    if not path.exists():
+        return {}
+    rows = [row for row in read_tsv(path) if "session_id" in row]
+    return {"ses-" + row.pop("session_id").removeprefix("ses-"): row for row in rows}
+
+
+def _typed(texts: list[str]) -> Any:
+    """Numbers where all that is there is one, else a category."""
+    known = [text for text in texts if text not in (NOT_AVAILABLE, "")]
+    try:
+        numbers = [float(text) if text not in (NOT_AVAILABLE, "") else math.nan for text in texts]
+    except ValueError:
+        values = [text if text not in (NOT_AVAILABLE, "") else None for text in texts]
+        return pd.Categorical(values, categories=sorted(set(known), key=natural_key))
+    return numbers

@@ -1,0 +1,134 @@
+"""The group level: read the tables of all participants, write those of the cohort, its models and its page."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from qsmprep.bids.dataset import check_output_dir, write_dataset_files
+from qsmprep.cohort import models, outliers, tables
+from qsmprep.cohort.collect import Cohort, collect_cohort
+from qsmprep.cohort.formula import default_formula, names_in
+from qsmprep.errors import InvalidBIDSError, MissingFileError
+from qsmprep.settings import Settings
+from qsmprep.version import qsmprep_version
+
+FILES = {
+    "long": "group_roi.tsv",
+    "wide": "group_roi_wide.tsv",
+    "models": "group_models.tsv",
+    "outliers": "group_outliers.tsv",
+    "participants": "group_participants.tsv",
+}
+"""Tables of the group level, in the output folder; each has a dictionary beside it."""
+
+PARTICIPANT_MEANING = {
+    "participant_id": {"Description": "Participant"},
+    "status": {"Description": "present: has a table of regions; missing: has none"},
+    "in_participants_tsv": {"Description": "Whether participants.tsv of the data set names the participant"},
+    "n_scans": {"Description": "Scans with a table of regions"},
+}
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """Everything that the page of the cohort shows."""
+
+    cohort: Cohort
+    models: models.Models
+    outliers: pd.DataFrame
+    statistic: str
+    notes: tuple[str, ...] = ()
+
+
+def run_group(settings: Settings) -> int:
+    """Do the group level and return the exit code.
+
+    Raises
+    ------
+    QSMPrepError
+        When there is nothing to work on, or the formula asks for what is not there.
+    """
+    from qsmprep.workflows.group_page import write_page
+
+    if not settings.bids_dir.is_dir():
+        raise InvalidBIDSError("there is no such folder", file=settings.bids_dir, expected="a BIDS data set")
+    if not settings.out_dir.is_dir():
+        raise MissingFileError(
+            "the output folder does not exist", file=settings.out_dir, remedy="run the participant level first"
+        )
+    check_output_dir(settings.bids_dir, settings.out_dir)
+    result = analyse(settings)
+    write_dataset_files(settings.out_dir, settings.bids_dir, version=qsmprep_version())
+    write_tables(result, settings.out_dir)
+    page = write_page(result, settings.out_dir)
+    _tell(result)
+    print(f"Report: {page}")
+    return 0
+
+
+def analyse(settings: Settings) -> GroupResult:
+    """Collect, fit, flag; nothing is written."""
+    cohort = collect_cohort(settings.out_dir, settings.bids_dir, settings.participants, settings.sessions)
+    statistic = settings.roi_statistic
+    tables.check_statistic(cohort, statistic)
+    formula, notes = settings.formula, ()
+    if not formula:
+        formula, notes = default_formula(cohort.rows, cohort.covariates)
+    columns = (*cohort.covariates, "session", "run", "acquisition", "participant_id")
+    names_in(formula, columns)
+    metrics, problems = outliers.read_metrics(settings.out_dir, cohort.present)
+    fitted = models.fit_models(cohort.rows, formula, statistic, columns)
+    flagged = outliers.find_outliers(cohort.rows, metrics, statistic)
+    return GroupResult(cohort, fitted, flagged, statistic, (*cohort.notes, *notes, *problems))
+
+
+def write_tables(result: GroupResult, out_dir: Path) -> None:
+    """Write all tables with their dictionaries."""
+    cohort = result.cohort
+    tables.write_long(cohort, out_dir / FILES["long"])
+    table, meaning = tables.wide(cohort, result.statistic)
+    tables.write_frame(table, out_dir / FILES["wide"], meaning)
+    region = {
+        **{name: {"Description": text} for name, text in tables.IDENTITY_MEANING.items()},
+        "quantity": {"Description": "What the map measures"},
+        "unit": {"Description": "Unit of the map"},
+        "structure": {"Description": "Region without its side"},
+        "hemisphere": {"Description": "L, R or B"},
+        "name": {"Description": "Name in the segmentation"},
+    }
+    formula = {"Formula": result.models.formula, "Statistic": result.statistic}
+    tables.write_frame(result.models.table, out_dir / FILES["models"], {**region, **models.COLUMNS}, formula)
+    tables.write_frame(result.outliers, out_dir / FILES["outliers"], outliers.COLUMNS)
+    tables.write_frame(_participants(cohort), out_dir / FILES["participants"], PARTICIPANT_MEANING)
+
+
+def _participants(cohort: Cohort) -> pd.DataFrame:
+    scans = cohort.rows.drop_duplicates(list(tables.SCAN)).groupby("participant_id", observed=True).size()
+    unmatched = set(cohort.unmatched)
+    return pd.DataFrame(
+        [
+            {
+                "participant_id": label,
+                "status": "present" if label in scans.index else "missing",
+                "in_participants_tsv": "no" if label in unmatched or not cohort.covariates else "yes",
+                "n_scans": int(scans.get(label, 0)),
+            }
+            for label in (*cohort.present, *cohort.missing)
+        ]
+    )
+
+
+def _tell(result: GroupResult) -> None:
+    """What a person at the terminal should know."""
+    cohort = result.cohort
+    print(f"Participants with tables: {len(cohort.present)}; formula: {result.models.formula}; {result.statistic}")
+    for word, labels in (("no table of regions", cohort.missing), ("not in participants.tsv", cohort.unmatched)):
+        if labels:
+            more = f" and {len(labels) - 8} more" if len(labels) > 8 else ""
+            print(f"warning: {word}: {', '.join(labels[:8])}{more}", file=sys.stderr)
+    for text in (*cohort.problems, *result.notes, *result.models.notes):
+        print(f"warning: {text}", file=sys.stderr)
