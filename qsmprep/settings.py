@@ -51,6 +51,8 @@ class Settings:
     inversions: tuple[str, ...] = (METHODS.names("inversion")[0],)
     reference: str = METHODS.names("reference")[0]
     parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
+    segmentation: str = "auto"
+    roi: str = METHODS.names("roi")[0]
     formula: str = ""
     roi_statistic: str = "mean"
     b0_t: float | None = None
@@ -78,7 +80,8 @@ class Settings:
     def chosen(self) -> list[tuple[str, str]]:
         """Step and name of every chosen method, in the order in which they run."""
         before = [(step, str(getattr(self, step))) for step in STEPS]
-        return [*before, *(("inversion", name) for name in self.inversions), ("reference", self.reference)]
+        after = [("reference", self.reference), ("roi", self.roi)]
+        return [*before, *(("inversion", name) for name in self.inversions), *after]
 
     def params(self, step: str, name: str) -> Any:
         """The resolved parameters of a method."""

@@ -16,6 +16,7 @@ from qsmprep.bids.collect import Candidate, Collected, Image, Selection, collect
 from qsmprep.bids.headers import Header, read_header, same_grid
 from qsmprep.bids.index import participant_labels
 from qsmprep.bids.metadata import read_json
+from qsmprep.bids.segmentations import Segmentation
 from qsmprep.errors import DataError, InvalidBIDSError, MissingFileError, NoMatchError, QSMPrepError, UsageError
 
 
@@ -41,6 +42,8 @@ class Verdict:
         Why it cannot be processed; empty otherwise.
     warnings : tuple of str
         What is odd, but does not stop it.
+    segmentations : tuple of Segmentation
+        What regions of interest are taken from.
     """
 
     key: str
@@ -51,6 +54,7 @@ class Verdict:
     acquisition: Acquisition | None = None
     problems: tuple[QSMPrepError, ...] = ()
     warnings: tuple[str, ...] = ()
+    segmentations: tuple[Segmentation, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,23 @@
-"""Options of the group level."""
+"""Options of regions of interest and of the group level."""
 
 from __future__ import annotations
 
 import argparse
 
+from qsmprep.cli.config import SEGMENTATIONS
+
+
+def add_region_options(group: argparse._ArgumentGroup) -> None:
+    """Add those of regions of interest to the parser of ``qsmprep``."""
+    group.add_argument(
+        "--segmentation",
+        choices=SEGMENTATIONS,
+        help="regions that tables are written for; auto: those found with --derivatives (default: auto)",
+    )
+
 
 def add_group_options(group: argparse._ArgumentGroup) -> None:
-    """Add them to the parser of ``qsmprep``."""
+    """Add those of the group level to the parser of ``qsmprep``."""
     group.add_argument(
         "--formula",
         metavar="TEXT",

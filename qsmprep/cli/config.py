@@ -11,7 +11,10 @@ from qsmprep.settings import Settings, parse_memory_gb
 
 LEVELS_OF_OUTPUT = ("minimal", "full")
 
-CHOICES: dict[str, tuple[Any, ...]] = {"level": LEVELS_OF_OUTPUT, "phase_sign": (1, -1)}
+SEGMENTATIONS = ("auto", "none")
+"""Where regions of interest come from."""
+
+CHOICES: dict[str, tuple[Any, ...]] = {"level": LEVELS_OF_OUTPUT, "phase_sign": (1, -1), "segmentation": SEGMENTATIONS}
 
 
 def _is_text(value: Any) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from qsmprep.cli.cohort import add_group_options
+from qsmprep.cli.cohort import add_group_options, add_region_options
 from qsmprep.cli.config import LEVELS_OF_OUTPUT, check_settings
 from qsmprep.core.methods import METHODS
 from qsmprep.errors import MissingFileError, UnknownLevelError, UsageError
@@ -61,6 +61,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"qsmprep {qsmprep_version()}")
     _add_selection(parser.add_argument_group("which data"))
     _add_methods(parser.add_argument_group("methods"))
+    add_region_options(parser.add_argument_group("regions of interest"))
     _add_resources(parser.add_argument_group("resources"))
     _add_run(parser.add_argument_group("the run"))
     add_group_options(parser.add_argument_group("the group level"))
@@ -81,7 +82,9 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         help="entities for the queries qsm_mag, qsm_phase, qsm_real, qsm_imag, t1w and mask",
     )
     group.add_argument("--skip-bids-validation", action="store_true", help="do without dataset_description.json")
-    group.add_argument("-d", "--derivatives", nargs="+", type=Path, metavar="DIR", help="where masks are looked for")
+    group.add_argument(
+        "-d", "--derivatives", nargs="+", type=Path, metavar="DIR", help="where masks and segmentations are looked for"
+    )
 
 
 def _add_methods(group: argparse._ArgumentGroup) -> None:

@@ -79,18 +79,46 @@ def reference(
 
 
 def wholebrain(
-    chi_ppm: NDArray[np.floating], valid_mask: NDArray[np.bool_], params: ReferenceParams | None = None
+    chi_ppm: NDArray[np.floating],
+    valid_mask: NDArray[np.bool_],
+    params: ReferenceParams | None = None,
+    region: NDArray[np.bool_] | None = None,
 ) -> Referenced:
     """Reference to the mean over every voxel in which susceptibility is defined (see :func:`reference`)."""
     return reference(chi_ppm, valid_mask)
 
 
 def none(
-    chi_ppm: NDArray[np.floating], valid_mask: NDArray[np.bool_], params: ReferenceParams | None = None
+    chi_ppm: NDArray[np.floating],
+    valid_mask: NDArray[np.bool_],
+    params: ReferenceParams | None = None,
+    region: NDArray[np.bool_] | None = None,
 ) -> Referenced:
     """Leave the constant as the inversion left it, and set the map to zero outside ``valid_mask``."""
     chi, valid = _checked(chi_ppm, valid_mask)
     return Referenced(_masked(chi, valid), 0.0, 0)
+
+
+def regional(
+    chi_ppm: NDArray[np.floating],
+    valid_mask: NDArray[np.bool_],
+    params: ReferenceParams | None = None,
+    region: NDArray[np.bool_] | None = None,
+) -> Referenced:
+    """Reference to the mean over a region of a segmentation (see :func:`reference`).
+
+    Raises
+    ------
+    DataError
+        Also when no region is given.
+    """
+    if region is None:
+        raise DataError(
+            "there is no segmentation to take the reference region from",
+            expected="a segmentation with labels of the region",
+            remedy="give one with --derivatives, or take --reference wholebrain",
+        )
+    return reference(chi_ppm, valid_mask, region)
 
 
 def _checked(

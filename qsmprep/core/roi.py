@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 from qsmprep.core.labels import Labels
 from qsmprep.core.masking.morphology import erode
 from qsmprep.core.parameters import RoiParams
-from qsmprep.core.structures import CSF_STRUCTURES, WHITE_MATTER_STRUCTURES, Region
+from qsmprep.core.structures import REFERENCE_STRUCTURES, Region
 from qsmprep.errors import DataError
 
 MAD_TO_SD = 1.4826022185056018
 """Standard deviation of a normal distribution over its median absolute deviation."""
+
+MANY = 1 << 16
+"""Labels below this are counted without sorting them first."""
 
 KINDS = ("region", "whole", "reference")
 """What a row is about: a label, all voxels of the map, or the region whose mean is zero."""
@@ -165,23 +168,23 @@ def reference_region(labels: Labels, regions: Iterable[Region], name: str) -> ND
     labels : (nx, ny, nz) int32 array
     regions : iterable of Region
     name : str
-        ``csf`` (the lateral ventricles) or ``whitematter``.
+        ``csf`` (the lateral ventricles, or else cerebrospinal fluid as a whole) or ``whitematter``.
 
     Raises
     ------
     DataError
         When the segmentation has no such label.
     """
-    wanted = {"csf": CSF_STRUCTURES, "whitematter": WHITE_MATTER_STRUCTURES}[name]
-    indices = [region.index for region in regions if region.structure in wanted]
-    inside = np.isin(labels, indices)
-    if not inside.any():
-        raise DataError(
-            f"the segmentation has no voxel of the reference region {name}",
-            expected=f"labels of {' or '.join(sorted(wanted))}",
-            remedy="take another segmentation, or --reference wholebrain",
-        )
-    return inside
+    regions = tuple(regions)
+    for structure in REFERENCE_STRUCTURES[name]:
+        inside = np.isin(labels, [region.index for region in regions if region.structure == structure])
+        if inside.any():
+            return inside
+    raise DataError(
+        f"the segmentation has no voxel of the reference region {name}",
+        expected=f"labels of {' or '.join(REFERENCE_STRUCTURES[name])}",
+        remedy="take another segmentation, or --reference wholebrain",
+    )
 
 
 def _checked(
@@ -211,14 +214,23 @@ def _weighted_sums(
     counts: dict[int, float] = {}
     n = 0
     for points in [labels] if sub_labels is None else sub_labels:
-        found, where = np.unique(points[defined], return_inverse=True)
-        for index, total, count in zip(
-            found, np.bincount(where, inside, len(found)), np.bincount(where, minlength=len(found)), strict=True
-        ):
+        found, where = _compact(points[defined])
+        totals, shares = np.bincount(where, inside, len(found)), np.bincount(where, minlength=len(found))
+        for index, total, count in zip(found, totals, shares, strict=True):
+            if not count:
+                continue
             sums[int(index)] = sums.get(int(index), 0.0) + float(total)
             counts[int(index)] = counts.get(int(index), 0.0) + float(count)
         n += 1
     return {k: v / n for k, v in sums.items()}, {k: v / n for k, v in counts.items()}
+
+
+def _compact(labels: Labels) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Values, and for every label the place of its value; labels that are small already are their own place."""
+    if labels.size and labels.min() >= 0 and labels.max() < MANY:
+        return np.arange(int(labels.max()) + 1), labels
+    found, where = np.unique(labels, return_inverse=True)
+    return found, where
 
 
 def _boxes(labels: Labels) -> dict[int, tuple[slice, ...]]:

@@ -71,11 +71,11 @@ STRUCTURES: dict[str, tuple[str, ...]] = {
 
 _CANONICAL = {alias: structure for structure, aliases in STRUCTURES.items() for alias in aliases}
 
-CSF_STRUCTURES = frozenset({"lateral ventricle"})
-"""What the reference region ``csf`` is made of: the ventricles whose fluid a segmentation knows best."""
-
-WHITE_MATTER_STRUCTURES = frozenset({"white matter"})
-"""What the reference region ``whitematter`` is made of."""
+REFERENCE_STRUCTURES: dict[str, tuple[str, ...]] = {
+    "csf": ("lateral ventricle", "cerebrospinal fluid"),
+    "whitematter": ("white matter",),
+}
+"""What the reference regions are made of: the first structure of each that a segmentation has."""
 
 _SIDES = {"l": "L", "left": "L", "lh": "L", "r": "R", "right": "R", "rh": "R"}
 

@@ -13,6 +13,7 @@ from qsmprep.core.device import resolve_device
 from qsmprep.core.units import hz_per_ppm, rad_per_ppm
 from qsmprep.interfaces import base
 from qsmprep.interfaces.masks import combined
+from qsmprep.interfaces.regions import region_of
 
 
 class RemoveBackgroundInputSpec(base.MethodInputSpec):
@@ -124,6 +125,8 @@ class ReferenceInputSpec(base.MethodInputSpec):
 
     chi_ppm = File(exists=True, mandatory=True)
     mask = File(exists=True, mandatory=True)
+    labels = File(exists=True, desc="segmentation that a reference region is taken from")
+    label_table = File(exists=True)
 
 
 class ReferenceOutputSpec(TraitedSpec):
@@ -144,7 +147,8 @@ class Reference(base.Step):
         """Load, shift, save."""
         chi_ppm, image = base.load(self.inputs.chi_ppm)
         function, _ = self.method()
-        result = function(chi_ppm, base.load_mask(self.inputs.mask))
+        region = region_of(self.inputs.method, self.inputs.labels or None, self.inputs.label_table or None)
+        result = function(chi_ppm, base.load_mask(self.inputs.mask), None, region)
         info = {"shift_ppm": result.shift_ppm, "n_voxels": result.n_voxels}
         return {
             "chi_ppm": base.save(folder, "chi_ppm", result.chi_ppm, image),

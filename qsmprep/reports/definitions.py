@@ -173,8 +173,18 @@ FIGURES: dict[str, FigureDefinition] = {
         "Slices of the susceptibility-weighted image and of its minimum-intensity projection, veins dark.",
         "Veins and iron are dark. Where the phase is wrong, above the sinuses, dark bands are no veins.",
     ),
+    "regions": FigureDefinition(
+        "Outlines of the regions, {name}",
+        "Susceptibility map with the outlines of the regions of the segmentation {name}.",
+        "The outlines should follow the nuclei: bright rims outside of them mean that T1w image and gradient echo do "
+        "not fit each other.",
+    ),
     "roi": FigureDefinition(
-        "Regions of interest", "Susceptibility by region of interest.", "Median and spread by region."
+        "Values of the regions, {name}",
+        "Median and 5th to 95th percentile of each map by region of the segmentation {name}, left and right.",
+        "Mark: median; line: 5th to 95th percentile of the voxels. The table above has more, the file beside the map "
+        "has everything.",
+        graph=True,
     ),
     "histogram": FigureDefinition(
         "Distribution of susceptibility",

@@ -20,6 +20,7 @@ from qsmprep.reports.record import (
     ErrorEntry,
     FigureRef,
     Metric,
+    TableEntry,
     Verdict,
     render_text_summary,
     verdict,
@@ -39,7 +40,7 @@ SECTIONS = (
     ("field", "Fields", ("field",)),
     ("chi", "Susceptibility", ("chi", "difference")),
     ("r2star", "R2*", ("r2star",)),
-    ("roi", "Regions of interest", ("roi",)),
+    ("roi", "Regions of interest", ("regions", "roi")),
     ("distribution", "Distribution and rim", ("histogram", "rim")),
     ("consistency", "Data consistency", ("consistency",)),
 )
@@ -60,6 +61,7 @@ class Section:
     heading: str
     figures: tuple[FigureRef, ...]
     metrics: tuple[Metric, ...]
+    tables: tuple[TableEntry, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,14 +155,15 @@ def _part(anchor: str, record: AcquisitionRecord, pictures: dict[str, Picture]) 
 def _sections(record: AcquisitionRecord) -> tuple[Section, ...]:
     """The sections that have content; what belongs to no known stage comes last."""
     known = {stage for _, _, stages in SECTIONS for stage in stages}
-    stages_used = [f.stage for f in record.figures] + [m.stage for m in record.metrics]
+    stages_used = [item.stage for item in (*record.figures, *record.metrics, *record.tables)]
     others = tuple(dict.fromkeys(stage for stage in stages_used if stage not in known))
     found = []
     for anchor, heading, stages in (*SECTIONS, ("other", "Other", others)):
         figures = tuple(f for stage in stages for f in record.figures if f.stage == stage)
         metrics = tuple(m for stage in stages for m in record.metrics if m.stage == stage)
-        if figures or metrics:
-            found.append(Section(anchor, heading, figures, metrics))
+        tables = tuple(t for stage in stages for t in record.tables if t.stage == stage)
+        if figures or metrics or tables:
+            found.append(Section(anchor, heading, figures, metrics, tables))
     return tuple(found)
 
 

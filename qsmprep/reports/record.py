@@ -111,6 +111,22 @@ class FigureRef:
 
 
 @dataclass(frozen=True)
+class TableEntry:
+    """A table of numbers, shown with its stage; ``file`` says where all of them are."""
+
+    stage: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    file: str = ""
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> TableEntry:
+        """Back from JSON types."""
+        return _build(cls, json.loads(json.dumps(content)))
+
+
+@dataclass(frozen=True)
 class ProcessingStep:
     """A method that was run, with its parameters (for Table 5 of the consensus)."""
 
@@ -154,6 +170,7 @@ class AcquisitionRecord:
     warnings : tuple of WarningEntry
     metrics : tuple of Metric
     figures : tuple of FigureRef
+    tables : tuple of TableEntry
     methods_markdown : str
     bibliography : tuple of str
     settings, versions : dict
@@ -171,6 +188,7 @@ class AcquisitionRecord:
     warnings: tuple[WarningEntry, ...] = ()
     metrics: tuple[Metric, ...] = ()
     figures: tuple[FigureRef, ...] = ()
+    tables: tuple[TableEntry, ...] = ()
     methods_markdown: str = ""
     bibliography: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)

@@ -9,16 +9,22 @@ from pathlib import Path
 from niworkflows.engine.workflows import LiterateWorkflow
 
 from qsmprep.bids.acquisition import Acquisition
+from qsmprep.bids.segmentations import Segmentation
 from qsmprep.core.grid import Grid
 from qsmprep.settings import Settings
 from qsmprep.workflows.acquisition import init_acquisition_wf
 from qsmprep.workflows.outputs import add_outputs
+from qsmprep.workflows.regions import add_regions
 from qsmprep.workflows.stages import add_stage_reports
 
 WORKFLOW_NAME = "qsmprep_wf"
 
 
-def init_qsmprep_wf(units: list[tuple[Acquisition, Grid]], settings: Settings) -> LiterateWorkflow:
+def init_qsmprep_wf(
+    units: list[tuple[Acquisition, Grid]],
+    settings: Settings,
+    segmentations: dict[str, tuple[Segmentation, ...]] | None = None,
+) -> LiterateWorkflow:
     """Build the graph of all acquisitions.
 
     Parameters
@@ -27,12 +33,15 @@ def init_qsmprep_wf(units: list[tuple[Acquisition, Grid]], settings: Settings) -
         Each with the grid of its images.
     settings : Settings
         What is wanted; ``work_dir`` becomes the base folder of the graph.
+    segmentations : dict, optional
+        Segmentations by the key of their acquisition.
     """
     workflow = LiterateWorkflow(name=WORKFLOW_NAME, base_dir=str(settings.work_dir))
     for acquisition, grid in units:
         branch = init_acquisition_wf(acquisition, settings, math.prod(grid.shape))
         add_outputs(branch, acquisition, grid, settings)
         add_stage_reports(branch, acquisition, settings)
+        add_regions(branch, acquisition, settings, (segmentations or {}).get(acquisition.key, ()))
         workflow.add_nodes([branch])
     return workflow
 

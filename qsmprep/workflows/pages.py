@@ -25,6 +25,7 @@ from qsmprep.workflows.acquisition import makes_swi, methods_text, workflow_name
 from qsmprep.workflows.base import WORKFLOW_NAME
 from qsmprep.workflows.boilerplate import render
 from qsmprep.workflows.engine import Outcome, StepState, why
+from qsmprep.workflows.regions import regions_text
 
 REPORTED_VERSIONS = ("nipype", "torch", "numpy", "scipy", "nibabel", "scikit-image", "numba")
 
@@ -54,6 +55,7 @@ class Gathered:
 
     figures: list[rec.FigureRef] = field(default_factory=list)
     metrics: list[rec.Metric] = field(default_factory=list)
+    tables: list[rec.TableEntry] = field(default_factory=list)
     notes: list[rec.WarningEntry] = field(default_factory=list)
     uses: list[rec.StepUse] = field(default_factory=list)
     entries: list[rec.ErrorEntry] = field(default_factory=list)
@@ -147,6 +149,7 @@ def gather(branch: str, outcome: Outcome, out_dir: Path, log_dir: Path) -> Gathe
             content = json.loads((step.folder / "fragment.json").read_text())
             result.figures += [rec.FigureRef(**figure) for figure in content["figures"]]
             result.metrics += [rec.Metric(**metric) for metric in content["metrics"]]
+            result.tables += [rec.TableEntry.from_dict(table) for table in content["tables"]]
         if step.folder is not None and (step.folder / "info.json").exists():
             info = json.loads((step.folder / "info.json").read_text())
             result.notes += [rec.WarningEntry(text) for text in info.get("warnings", ())]
@@ -167,6 +170,8 @@ def gather(branch: str, outcome: Outcome, out_dir: Path, log_dir: Path) -> Gathe
         "histogram",
         "rim",
         "consistency",
+        "regions",
+        "roi",
     )
     result.figures.sort(key=lambda figure: order.index(figure.stage) if figure.stage in order else len(order))
     return result
@@ -197,7 +202,7 @@ def make_record(
     verdict: Verdict, acquisition: Acquisition, grid: Grid, settings: Settings, gathered: Gathered
 ) -> rec.AcquisitionRecord:
     """Put everything the page says of an acquisition together."""
-    text, references = render(methods_text(acquisition, settings))
+    text, references = render(methods_text(acquisition, settings) + regions_text(verdict.segmentations, settings))
     return rec.AcquisitionRecord(
         key=acquisition.key,
         subject=acquisition.subject,
@@ -206,12 +211,13 @@ def make_record(
         warnings=(*(rec.WarningEntry(text) for text in verdict.warnings), *gathered.notes),
         metrics=tuple(gathered.metrics),
         figures=tuple(gathered.figures),
+        tables=tuple(gathered.tables),
         methods_markdown=text,
         bibliography=tuple(references),
         settings=settings.to_dict(),
         versions=versions(),
         metadata=derived(grid) | dict(acquisition.metadata) | used(acquisition),
-        processing=tuple(processing(acquisition, settings)),
+        processing=tuple(processing(acquisition, settings, bool(verdict.segmentations))),
         resources=tuple(gathered.uses),
         errors=tuple(gathered.entries),
     )
@@ -268,9 +274,11 @@ def used(acquisition: Acquisition) -> dict[str, Any]:
     return {"EchoTime": list(acquisition.te_s), "MagneticFieldStrength": acquisition.b0_t}
 
 
-def processing(acquisition: Acquisition, settings: Settings) -> list[rec.ProcessingStep]:
+def processing(acquisition: Acquisition, settings: Settings, regions: bool = False) -> list[rec.ProcessingStep]:
     """Every method with its resolved parameters."""
     skipped = {"mask", "quality"} if acquisition.given_mask is not None else set()
+    if not regions:
+        skipped.add("roi")
     if len(acquisition.echoes) < 2:
         skipped |= {"offset", "combine"}
     if not acquisition.has_decay:

@@ -105,12 +105,14 @@ def _compute(settings: Settings, found: Preflight, log_dir: Path) -> int:
     from qsmprep.workflows import engine, pages
     from qsmprep.workflows.base import init_qsmprep_wf, write_graph
     from qsmprep.workflows.boilerplate import write_boilerplate
+    from qsmprep.workflows.regions import plan_segmentations
 
+    found = plan_segmentations(found, settings)
     headers = {a.key: read_header(a.files[0]) for a in found.acquisitions}
     grids = {key: Grid.from_affine(header.shape, header.affine) for key, header in headers.items()}
     units = [(a, grids[a.key]) for a in found.acquisitions]
     engine.configure_nipype(settings, log_dir)
-    workflow = init_qsmprep_wf(units, settings)
+    workflow = init_qsmprep_wf(units, settings, {v.key: v.segmentations for v in found.verdicts})
     write_boilerplate(workflow.visit_desc(), settings.out_dir / "logs", log_dir)
     if settings.write_graph:
         write_graph(workflow, log_dir)

@@ -48,6 +48,8 @@ class StageInputSpec(base.StepInputSpec):
     minip = File(exists=True)
     chi_ppm = File(exists=True)
     info = File(exists=True)
+    labels = File(exists=True)
+    tables = traits.List(File(exists=True))
 
 
 class StageOutputSpec(TraitedSpec):
@@ -68,7 +70,8 @@ class StageReport(base.Step):
         board = Board(Path(self.inputs.out_file), Path(self.inputs.out_dir))
         STAGES[self.inputs.stage](self.inputs, board)
         path = folder / "fragment.json"
-        path.write_text(json.dumps({"figures": board.figures, "metrics": board.metrics}, allow_nan=True))
+        content = {"figures": board.figures, "metrics": board.metrics, "tables": board.tables}
+        path.write_text(json.dumps(content, allow_nan=True))
         return {"fragment": str(path)}
 
 
@@ -79,6 +82,7 @@ class Board:
         self.out_file, self.out_dir = out_file, out_dir
         self.figures: list[dict[str, Any]] = []
         self.metrics: list[dict[str, Any]] = []
+        self.tables: list[dict[str, Any]] = []
 
     def figure(self, stage: str, name: str = "", tag: str = "") -> Path:
         """Note a figure and return the file to draw it in."""
@@ -208,6 +212,21 @@ def stage_compare(inputs: Any, board: Board) -> None:
         figures.plot_difference(chi_a, chi_b, image.affine, mask, path, (first, second))
 
 
+def stage_roi(inputs: Any, board: Board) -> None:
+    """Regions of one segmentation: their outlines, their values, and a table a map."""
+    from qsmprep.bids.tables import read_tsv
+    from qsmprep.reports import regions
+
+    chi, image = base.load(inputs.chi_ppm)
+    labels, _ = base.load(inputs.labels, dtype=np.int32)
+    mask = base.load_mask(inputs.mask)
+    tables = {name: read_tsv(Path(path)) for name, path in zip(inputs.names, inputs.tables, strict=True)}
+    regions.plot_regions(chi, labels, image.affine, mask, board.figure("regions", inputs.label))
+    path = board.figure("roi", inputs.label, "values")
+    regions.plot_values(tables, path)
+    board.tables += [dataclasses.asdict(regions.table_of(inputs.label, name, rows)) for name, rows in tables.items()]
+
+
 STAGES: dict[str, Callable[[Any, Board], None]] = {
     "magnitude": stage_magnitude,
     "phase": stage_phase,
@@ -217,6 +236,7 @@ STAGES: dict[str, Callable[[Any, Board], None]] = {
     "swi": stage_swi,
     "chi": stage_chi,
     "compare": stage_compare,
+    "roi": stage_roi,
 }
 
 WIRES: dict[str, tuple[tuple[str, str, str], ...]] = {
@@ -244,25 +264,26 @@ def add_stage_reports(workflow: LiterateWorkflow, acquisition: Acquisition, sett
     for stage, wires in WIRES.items():
         if stage in ("r2star", "swi") and workflow.get_node(stage) is None:
             continue
-        node = _stage_node(stage, stage, acquisition, settings)
+        node = stage_node(stage, stage, acquisition, settings)
         for source, output, target in wires:
             workflow.connect(workflow.get_node(source), output, node, target)
     merge = pe.Node(Merge(len(settings.inversions)), name="report_maps", run_without_submitting=True)
     for number, name in enumerate(settings.inversions, start=1):
-        node = _stage_node("chi", f"chi{name}", acquisition, settings)
+        node = stage_node("chi", f"chi{name}", acquisition, settings)
         node.inputs.label = name
         reference = workflow.get_node(f"reference_{name}")
         workflow.connect([(reference, node, [("chi_ppm", "chi_ppm"), ("info", "info")])])
         workflow.connect(reference, "chi_ppm", merge, f"in{number}")
         background = workflow.get_node("background")
         workflow.connect([(background, node, [("local_hz", "local_hz"), ("mask", "mask")])])
-    compare = _stage_node("compare", "compare", acquisition, settings)
+    compare = stage_node("compare", "compare", acquisition, settings)
     compare.inputs.names = list(settings.inversions)
     workflow.connect(merge, "out", compare, "chi_list")
     workflow.connect(workflow.get_node("background"), "mask", compare, "mask")
 
 
-def _stage_node(stage: str, tag: str, acquisition: Acquisition, settings: Settings) -> pe.Node:
+def stage_node(stage: str, tag: str, acquisition: Acquisition, settings: Settings) -> pe.Node:
+    """A report node; its inputs are still to be connected."""
     interface = StageReport(
         stage=stage,
         out_file=str(derivative_path(settings.out_dir, acquisition, "qsm", ".png", datatype="figures", desc=tag)),

@@ -23,6 +23,22 @@ METHODS = (
         "Susceptibility was not referenced",
     ),
     Method(
+        "reference",
+        "csf",
+        "cerebrospinal fluid",
+        "qsmprep.core.reference:regional",
+        p.ReferenceParams,
+        "Susceptibility was referenced to its mean over the cerebrospinal fluid of the ventricles in the segmentation",
+    ),
+    Method(
+        "reference",
+        "whitematter",
+        "white matter",
+        "qsmprep.core.reference:regional",
+        p.ReferenceParams,
+        "Susceptibility was referenced to its mean over the cerebral white matter of the segmentation",
+    ),
+    Method(
         "inversion",
         "tv",
         "TV",

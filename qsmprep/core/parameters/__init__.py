@@ -52,7 +52,12 @@ from qsmprep.core.parameters.networks import (
     MetaQSMParams,
     QSMInvNetParams,
 )
-from qsmprep.core.parameters.roi import RoiParams
+from qsmprep.core.parameters.roi import (
+    CoregistrationParams,
+    FirstParams,
+    NormalisationParams,
+    RoiParams,
+)
 
 __all__ = [
     "ArloParams",
@@ -61,6 +66,8 @@ __all__ = [
     "BetParams",
     "ClearSwiParams",
     "ConeNetParams",
+    "CoregistrationParams",
+    "FirstParams",
     "CosmosParams",
     "FslBetParams",
     "IlsqrParams",
@@ -76,6 +83,7 @@ __all__ = [
     "NltgvParams",
     "NltvParams",
     "NonlinearParams",
+    "NormalisationParams",
     "OffsetParams",
     "PdfParams",
     "QSMInvNetParams",

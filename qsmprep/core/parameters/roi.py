@@ -20,3 +20,31 @@ class RoiParams:
     subdivisions: int = parameter(
         3, "points along each edge of a voxel at which labels are looked up for partial volumes", low=1, high=9
     )
+
+
+@dataclass(frozen=True)
+class CoregistrationParams:
+    """Parameters of the rigid registration of gradient echo and T1w image."""
+
+    sampling: float = parameter(0.25, "share of voxels at which the images are compared", low=0.01, high=1.0)
+
+
+@dataclass(frozen=True)
+class NormalisationParams:
+    """Parameters of the registration of the template, and of the atlas that comes with it."""
+
+    voxel_mm: float = parameter(2.0, "voxel size at which the template is registered", unit="mm", low=0.5, high=8.0)
+    coarse: int = parameter(60, "iterations of SyN at the coarsest level", low=0, high=1000)
+    middle: int = parameter(40, "iterations of SyN at the middle level", low=0, high=1000)
+    fine: int = parameter(20, "iterations of SyN at the finest level", low=0, high=1000)
+    metric: str = parameter(
+        "mattes", "what SyN compares: mutual information or local correlation", choices=("mattes", "CC")
+    )
+    min_dice: float = parameter(0.8, "least overlap of the brains that is accepted", low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
+class FirstParams:
+    """Parameters of FSL FIRST."""
+
+    brain_extracted: bool = parameter(False, "whether the T1w image shows the brain alone (-b)")

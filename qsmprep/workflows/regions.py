@@ -1,0 +1,211 @@
+"""Segmentations in the graph: labels to the grid of the maps, tables of every map, and their place in the report."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.utility import Merge
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow
+
+from qsmprep.bids.acquisition import Acquisition
+from qsmprep.bids.headers import Header, read_header
+from qsmprep.bids.names import derivative_path
+from qsmprep.bids.preflight import Preflight
+from qsmprep.bids.segmentations import Segmentation, find_segmentations
+from qsmprep.bids.sidecars import Sidecar, bids_uri, bids_uris, sidecar_json
+from qsmprep.bids.tables import FREESURFER_WORD, read_label_table
+from qsmprep.core.methods import METHODS
+from qsmprep.core.structures import FREESURFER, REFERENCE_STRUCTURES
+from qsmprep.errors import MissingFileError
+from qsmprep.interfaces.regions import LabelsToMap, MeasureRegions, PublishRegions
+from qsmprep.settings import Settings
+from qsmprep.version import qsmprep_version
+from qsmprep.workflows.stages import stage_node
+
+
+def plan_segmentations(found: Preflight, settings: Settings) -> Preflight:
+    """Settle what each acquisition is measured with; what is odd becomes a warning of its verdict.
+
+    Raises
+    ------
+    MissingFileError
+        When no acquisition has the segmentation that the reference region needs.
+    """
+    verdicts = []
+    for verdict in found.verdicts:
+        if verdict.acquisition is not None and settings.segmentation != "none":
+            chosen, notes = _choose(verdict.acquisition, read_header(verdict.acquisition.files[0]), settings)
+            verdict = dataclasses.replace(verdict, warnings=(*verdict.warnings, *notes), segmentations=chosen)
+        verdicts.append(verdict)
+    if settings.reference in REFERENCE_STRUCTURES and not any(verdict.segmentations for verdict in verdicts):
+        raise MissingFileError(
+            f"the reference region {settings.reference} needs a segmentation, and none was found",
+            expected="labels of the region for every acquisition",
+            remedy="give segmentations with --derivatives, or take --reference wholebrain",
+        )
+    return dataclasses.replace(found, verdicts=tuple(verdicts))
+
+
+def regions_text(segmentations: tuple[Segmentation, ...], settings: Settings) -> str:
+    """What was done with the regions, in a sentence or two; empty where there are none."""
+    if not segmentations:
+        return ""
+    names = " and ".join(segmentation.name for segmentation in segmentations)
+    method = METHODS.get("roi", settings.roi)
+    return (
+        f"Regions of interest came from the segmentation {names} that was supplied with the data; its labels were "
+        f"looked up at the voxels of the maps, which were not interpolated. "
+        f"{method.describe(settings.params('roi', settings.roi))}.\n"
+    )
+
+
+def _choose(
+    acquisition: Acquisition, grid: Header, settings: Settings
+) -> tuple[tuple[Segmentation, ...], tuple[str, ...]]:
+    """Precomputed segmentations of one acquisition."""
+    return find_segmentations(settings.derivatives, acquisition, grid)
+
+
+def add_regions(
+    workflow: LiterateWorkflow,
+    acquisition: Acquisition,
+    settings: Settings,
+    segmentations: tuple[Segmentation, ...],
+) -> None:
+    """Add the segmentations of an acquisition to its graph.
+
+    Nodes: ``labels_<name>``, ``roi_<name>_<map>``, and those that publish. The first segmentation that knows the
+    region of ``--reference csf`` or ``whitematter`` also gives that.
+    """
+    workflow.__desc__ += regions_text(segmentations, settings)
+    referee = _referee(segmentations, settings.reference)
+    for segmentation in segmentations:
+        labels = _labels_node(workflow, segmentation)
+        _publish_labels(workflow, labels, segmentation, acquisition, settings)
+        maps = [(name, f"reference_{name}", "chi_ppm", "background", "chi", "ppm") for name in settings.inversions]
+        if acquisition.has_decay:
+            maps.append(("R2star", "r2star", "r2star_hz", "brain", "R2star", "1/s"))
+        for desc, node, output, mask_node, quantity, unit in maps:
+            measure = _measure_node(segmentation, desc, quantity, unit, acquisition, settings)
+            if quantity == "chi" and (settings.reference not in REFERENCE_STRUCTURES or segmentation is referee):
+                measure.inputs.reference = settings.reference
+            workflow.connect(workflow.get_node(node), output, measure, "in_file")
+            workflow.connect(workflow.get_node(mask_node), "mask", measure, "mask")
+            workflow.connect([(labels, measure, [("labels", "labels"), ("table", "table")])])
+            publish = pe.Node(
+                PublishRegions(out_file=str(_table_path(acquisition, settings, segmentation.name, desc))),
+                name=f"publish_roi_{segmentation.name}_{desc}",
+                mem_gb=0.3,
+            )
+            workflow.connect([(measure, publish, [("out_table", "table"), ("out_dictionary", "dictionary")])])
+        if segmentation is referee:
+            for name in settings.inversions:
+                reference = workflow.get_node(f"reference_{name}")
+                workflow.connect([(labels, reference, [("labels", "labels"), ("table", "label_table")])])
+        _report(workflow, labels, segmentation, [desc for desc, *_ in maps], acquisition, settings)
+
+
+def _referee(segmentations: tuple[Segmentation, ...], reference: str) -> Segmentation | None:
+    """The first segmentation whose table names the reference region."""
+    wanted = REFERENCE_STRUCTURES.get(reference, ())
+    for segmentation in segmentations:
+        table = FREESURFER if segmentation.table == FREESURFER_WORD else read_label_table(Path(segmentation.table))
+        if any(region.structure in wanted for region in table.values()):
+            return segmentation
+    return None
+
+
+def _report(
+    workflow: LiterateWorkflow,
+    labels: pe.Node,
+    segmentation: Segmentation,
+    descs: list[str],
+    acquisition: Acquisition,
+    settings: Settings,
+) -> None:
+    """The node that draws the regions and collects their tables for the page."""
+    name = settings.inversions[0]
+    node = stage_node("roi", f"roi{segmentation.name}", acquisition, settings)
+    node.inputs.label = segmentation.name
+    node.inputs.names = descs
+    merge = pe.Node(Merge(len(descs)), name=f"report_tables_{segmentation.name}", run_without_submitting=True)
+    for number, desc in enumerate(descs, start=1):
+        workflow.connect(workflow.get_node(f"roi_{segmentation.name}_{desc}"), "out_table", merge, f"in{number}")
+    workflow.connect(merge, "out", node, "tables")
+    workflow.connect([(labels, node, [("labels", "labels")])])
+    workflow.connect(workflow.get_node(f"reference_{name}"), "chi_ppm", node, "chi_ppm")
+    workflow.connect(workflow.get_node("background"), "mask", node, "mask")
+
+
+def _table_path(acquisition: Acquisition, settings: Settings, name: str, desc: str) -> Any:
+    return derivative_path(settings.out_dir, acquisition, "stats", ".tsv", seg=name, desc=desc)
+
+
+def _labels_node(workflow: LiterateWorkflow, segmentation: Segmentation) -> pe.Node:
+    labels = pe.Node(
+        LabelsToMap(segmentation=str(segmentation.file), table=segmentation.table),
+        name=f"labels_{segmentation.name}",
+        mem_gb=1.0,
+    )
+    workflow.connect(workflow.get_node("conform"), "magnitude", labels, "like")
+    return labels
+
+
+def _links(settings: Settings) -> dict[str, Any]:
+    return {"raw": settings.bids_dir, **{f"deriv{n}": path for n, path in enumerate(settings.derivatives)}}
+
+
+def _publish_labels(
+    workflow: LiterateWorkflow,
+    labels: pe.Node,
+    segmentation: Segmentation,
+    acquisition: Acquisition,
+    settings: Settings,
+) -> None:
+    sources = bids_uris((segmentation.file,), settings.out_dir, _links(settings))
+    text = f"Regions of the segmentation {segmentation.name} on the grid of the maps, looked up without interpolation"
+    sidecar = Sidecar(text, sources, extra={"SoftwareVersion": f"qsmprep {qsmprep_version()}"})
+    node = pe.Node(
+        PublishRegions(
+            out_file=str(derivative_path(settings.out_dir, acquisition, "dseg", seg=segmentation.name)),
+            sidecar=sidecar_json(sidecar, acquisition, "dseg", seg=segmentation.name),
+        ),
+        name=f"publish_dseg_{segmentation.name}",
+        mem_gb=0.3,
+    )
+    workflow.connect([(labels, node, [("labels", "labels"), ("table", "table"), ("info", "info")])])
+
+
+def _measure_node(
+    segmentation: Segmentation, desc: str, quantity: str, unit: str, acquisition: Acquisition, settings: Settings
+) -> pe.Node:
+    method = METHODS.get("roi", settings.roi)
+    parameters = dataclasses.asdict(settings.params("roi", settings.roi))
+    chi = quantity == "chi"
+    map_file = derivative_path(
+        settings.out_dir, acquisition, "Chimap" if chi else "R2starmap", **({"desc": desc} if chi else {})
+    )
+    image = derivative_path(settings.out_dir, acquisition, "dseg", seg=segmentation.name)
+    facts: dict[str, Any] = {
+        "Description": f"{method.title}: {'susceptibility' if chi else 'R2*'} over the regions of {segmentation.name}",
+        "Sources": [bids_uri(path, settings.out_dir, _links(settings)) for path in (map_file, image)],
+        "Parameters": parameters,
+        "SoftwareVersion": f"qsmprep {qsmprep_version()}",
+    }
+    if chi:
+        facts["SusceptibilityReference"] = settings.reference
+    return pe.Node(
+        MeasureRegions(
+            segmentation=str(segmentation.file),
+            quantity=quantity,
+            unit=unit,
+            method=settings.roi,
+            parameters=parameters,
+            facts=facts,
+        ),
+        name=f"roi_{segmentation.name}_{desc}",
+        mem_gb=1.5,
+    )
