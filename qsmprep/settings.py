@@ -52,6 +52,8 @@ class Settings:
     reference: str = METHODS.names("reference")[0]
     parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
     segmentation: str = "auto"
+    atlas: tuple[Path, ...] = ()
+    coregistration: str = METHODS.names("coregistration")[0]
     roi: str = METHODS.names("roi")[0]
     formula: str = ""
     roi_statistic: str = "mean"
@@ -81,6 +83,7 @@ class Settings:
         """Step and name of every chosen method, in the order in which they run."""
         before = [(step, str(getattr(self, step))) for step in STEPS]
         after = [("reference", self.reference), ("roi", self.roi)]
+        after += [("coregistration", self.coregistration), ("segmentation", "atlas")]
         return [*before, *(("inversion", name) for name in self.inversions), *after]
 
     def params(self, step: str, name: str) -> Any:

@@ -49,12 +49,15 @@ class Segmentation:
         Path of its label table, or ``freesurfer`` for the codes.
     on_grid : bool
         Whether it lies on the grid of the echoes; otherwise in the scanner space of the T1w image.
+    method : str
+        ``given``, or how it is made in the run: ``first`` or ``atlas``; then ``file`` is the image it is made on.
     """
 
     name: str
     file: Path
     table: str
     on_grid: bool
+    method: str = "given"
 
 
 def find_segmentations(

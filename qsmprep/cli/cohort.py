@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from qsmprep.cli.config import SEGMENTATIONS
 
@@ -12,7 +13,15 @@ def add_region_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--segmentation",
         choices=SEGMENTATIONS,
-        help="regions that tables are written for; auto: those found with --derivatives (default: auto)",
+        help="where regions of interest come from: FSL FIRST, an atlas, or nowhere; auto takes what is found with "
+        "--derivatives and does not segment (default: auto)",
+    )
+    group.add_argument(
+        "--atlas",
+        nargs=2,
+        type=Path,
+        metavar=("FILE", "LABELS.tsv"),
+        help="labels in the space of the MNI152 template and their table (default: the embedded atlas)",
     )
 
 

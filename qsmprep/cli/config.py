@@ -11,7 +11,7 @@ from qsmprep.settings import Settings, parse_memory_gb
 
 LEVELS_OF_OUTPUT = ("minimal", "full")
 
-SEGMENTATIONS = ("auto", "none")
+SEGMENTATIONS = ("auto", "first", "atlas", "none")
 """Where regions of interest come from."""
 
 CHOICES: dict[str, tuple[Any, ...]] = {"level": LEVELS_OF_OUTPUT, "phase_sign": (1, -1), "segmentation": SEGMENTATIONS}

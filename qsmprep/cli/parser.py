@@ -228,7 +228,8 @@ def _finish(values: dict[str, Any]) -> Settings:
     for name in ("bids_dir", "out_dir", "work_dir", "use_plugin"):
         if values.get(name) is not None:
             values[name] = Path(values[name]).absolute()
-    values["derivatives"] = tuple(Path(p).absolute() for p in values.get("derivatives", ()))
+    for name in ("derivatives", "atlas"):
+        values[name] = tuple(Path(p).absolute() for p in values.get(name, ()))
     for name, prefix in (("participants", "sub-"), ("sessions", "ses-"), ("acquisitions", "acq-")):
         values[name] = tuple(dict.fromkeys(str(v).removeprefix(prefix) for v in values.get(name, ())))
     if "inversions" in values:

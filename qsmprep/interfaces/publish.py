@@ -10,7 +10,7 @@ import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, traits
 
 from qsmprep.bids.names import sidecar_path
-from qsmprep.bids.write import write_json, write_nifti
+from qsmprep.bids.write import copy_file, write_json, write_nifti
 from qsmprep.interfaces import base
 
 FROM_INFO = {
@@ -75,3 +75,22 @@ class Publish(base.Step):
         write_nifti(data, image.affine, image.header, out_file)
         write_json(sidecar, sidecar_path(out_file))
         return {"out_file": str(out_file)}
+
+
+class PublishFileInputSpec(base.StepInputSpec):
+    """Any file and its place among the outputs."""
+
+    in_file = File(exists=True, mandatory=True)
+    out_file = traits.Str(mandatory=True)
+
+
+class PublishFile(base.Step):
+    """Copy a file, such as a transform, to its place among the outputs."""
+
+    input_spec = PublishFileInputSpec
+    output_spec = PublishOutputSpec
+    _always_run = True
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """Copy it."""
+        return {"out_file": str(copy_file(Path(self.inputs.in_file), Path(self.inputs.out_file)))}

@@ -23,6 +23,7 @@ from qsmprep.errors import MissingFileError
 from qsmprep.interfaces.regions import LabelsToMap, MeasureRegions, PublishRegions
 from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
+from qsmprep.workflows.segment import Source, add_source, atlas_files, check_segmentation
 from qsmprep.workflows.stages import stage_node
 
 
@@ -34,6 +35,7 @@ def plan_segmentations(found: Preflight, settings: Settings) -> Preflight:
     MissingFileError
         When no acquisition has the segmentation that the reference region needs.
     """
+    check_segmentation(settings)
     verdicts = []
     for verdict in found.verdicts:
         if verdict.acquisition is not None and settings.segmentation != "none":
@@ -49,24 +51,58 @@ def plan_segmentations(found: Preflight, settings: Settings) -> Preflight:
     return dataclasses.replace(found, verdicts=tuple(verdicts))
 
 
+def _choose(
+    acquisition: Acquisition, grid: Header, settings: Settings
+) -> tuple[tuple[Segmentation, ...], tuple[str, ...]]:
+    """Segmentations of one acquisition: those found, or the one to be made."""
+    if settings.segmentation == "auto":
+        return find_segmentations(settings.derivatives, acquisition, grid)
+    t1w = acquisition.t1w
+    if settings.segmentation == "first" and t1w is not None:
+        return (Segmentation("first", t1w, FREESURFER_WORD, False, "first"),), ()
+    notes: tuple[str, ...] = ()
+    if t1w is None:
+        wanted = "FIRST needs a T1w image" if settings.segmentation == "first" else "there is no T1w image"
+        notes = (f"{wanted}: the atlas is registered to the gradient-echo magnitude instead",)
+        if not acquisition.has_magnitude:
+            return (), (f"{wanted}, and no magnitude was measured: there are no regions of interest",)
+    _, table = atlas_files(settings)
+    return (Segmentation("atlas", t1w or acquisition.files[0], str(table), t1w is None, "atlas"),), notes
+
+
 def regions_text(segmentations: tuple[Segmentation, ...], settings: Settings) -> str:
     """What was done with the regions, in a sentence or two; empty where there are none."""
     if not segmentations:
         return ""
-    names = " and ".join(segmentation.name for segmentation in segmentations)
-    method = METHODS.get("roi", settings.roi)
-    return (
-        f"Regions of interest came from the segmentation {names} that was supplied with the data; its labels were "
-        f"looked up at the voxels of the maps, which were not interpolated. "
-        f"{method.describe(settings.params('roi', settings.roi))}.\n"
-    )
+    said = []
+    given = [segmentation.name for segmentation in segmentations if segmentation.method == "given"]
+    if given:
+        said.append(
+            f"Regions of interest came from the segmentation {' and '.join(given)} that was supplied with the data"
+        )
+    made = {segmentation.method for segmentation in segmentations}
+    if "first" in made:
+        said.append("Regions of interest were segmented on the T1-weighted image with FSL FIRST [@patenaude2011]")
+    if "atlas" in made:
+        method = METHODS.get("segmentation", "atlas")
+        cited = "; ".join(f"@{key}" for key in method.citations)
+        said.append(f"{method.describe(settings.params('segmentation', 'atlas'))} [{cited}]")
+        if not settings.atlas:
+            said.append(
+                "Labels of red nucleus, substantia nigra and subthalamic nucleus are those of CIT168 [@pauli2018]"
+            )
+    if any(needs_coregistration(segmentation) for segmentation in segmentations):
+        method = METHODS.get("coregistration", settings.coregistration)
+        cited = "; ".join(f"@{key}" for key in method.citations)
+        said.append(f"{method.describe(settings.params('coregistration', settings.coregistration))} [{cited}]")
+    said.append("Labels were looked up at the voxels of the maps, which were not interpolated")
+    said.append(METHODS.get("roi", settings.roi).describe(settings.params("roi", settings.roi)))
+    return ". ".join(said) + ".\n"
 
 
-def _choose(
-    acquisition: Acquisition, grid: Header, settings: Settings
-) -> tuple[tuple[Segmentation, ...], tuple[str, ...]]:
-    """Precomputed segmentations of one acquisition."""
-    return find_segmentations(settings.derivatives, acquisition, grid)
+def needs_coregistration(segmentation: Segmentation) -> bool:
+    """Whether the labels are in the space of the T1w image."""
+    return not segmentation.on_grid
 
 
 def add_regions(
@@ -83,13 +119,15 @@ def add_regions(
     workflow.__desc__ += regions_text(segmentations, settings)
     referee = _referee(segmentations, settings.reference)
     for segmentation in segmentations:
-        labels = _labels_node(workflow, segmentation)
+        source = add_source(workflow, segmentation, acquisition, settings)
+        labels = _labels_node(workflow, segmentation, source)
         _publish_labels(workflow, labels, segmentation, acquisition, settings)
         maps = [(name, f"reference_{name}", "chi_ppm", "background", "chi", "ppm") for name in settings.inversions]
         if acquisition.has_decay:
             maps.append(("R2star", "r2star", "r2star_hz", "brain", "R2star", "1/s"))
         for desc, node, output, mask_node, quantity, unit in maps:
             measure = _measure_node(segmentation, desc, quantity, unit, acquisition, settings)
+            source.feed(workflow, measure)
             if quantity == "chi" and (settings.reference not in REFERENCE_STRUCTURES or segmentation is referee):
                 measure.inputs.reference = settings.reference
             workflow.connect(workflow.get_node(node), output, measure, "in_file")
@@ -144,12 +182,10 @@ def _table_path(acquisition: Acquisition, settings: Settings, name: str, desc: s
     return derivative_path(settings.out_dir, acquisition, "stats", ".tsv", seg=name, desc=desc)
 
 
-def _labels_node(workflow: LiterateWorkflow, segmentation: Segmentation) -> pe.Node:
-    labels = pe.Node(
-        LabelsToMap(segmentation=str(segmentation.file), table=segmentation.table),
-        name=f"labels_{segmentation.name}",
-        mem_gb=1.0,
-    )
+def _labels_node(workflow: LiterateWorkflow, segmentation: Segmentation, source: Source) -> pe.Node:
+    labels = pe.Node(LabelsToMap(), name=f"labels_{segmentation.name}", mem_gb=1.0)
+    source.feed(workflow, labels)
+    source.feed_table(workflow, labels)
     workflow.connect(workflow.get_node("conform"), "magnitude", labels, "like")
     return labels
 
@@ -199,7 +235,6 @@ def _measure_node(
         facts["SusceptibilityReference"] = settings.reference
     return pe.Node(
         MeasureRegions(
-            segmentation=str(segmentation.file),
             quantity=quantity,
             unit=unit,
             method=settings.roi,

@@ -16,4 +16,23 @@ METHODS = (
         "percentiles a mean without values further than {trim_sd:g} robust standard deviations from the median, a mean "
         "weighted by partial volume, and a mean after erosion by {erode_mm:g} mm",
     ),
+    Method(
+        "coregistration",
+        "rigid",
+        "rigid registration",
+        "qsmprep.core.registration:register_rigid",
+        p.CoregistrationParams,
+        "The T1-weighted image was registered rigidly to the gradient-echo magnitude by mutual information with ANTs",
+        ("tustison2021",),
+    ),
+    Method(
+        "segmentation",
+        "atlas",
+        "atlas",
+        "qsmprep.core.registration:normalise",
+        p.NormalisationParams,
+        "Regions were taken from an atlas by affine and SyN registration of the MNI152 template with ANTs "
+        "(voxels of {voxel_mm:g} mm, {coarse}, {middle} and {fine} iterations)",
+        ("avants2008", "tustison2021", "fonov2011"),
+    ),
 )

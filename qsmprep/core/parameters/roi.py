@@ -37,9 +37,7 @@ class NormalisationParams:
     coarse: int = parameter(60, "iterations of SyN at the coarsest level", low=0, high=1000)
     middle: int = parameter(40, "iterations of SyN at the middle level", low=0, high=1000)
     fine: int = parameter(20, "iterations of SyN at the finest level", low=0, high=1000)
-    metric: str = parameter(
-        "mattes", "what SyN compares: mutual information or local correlation", choices=("mattes", "CC")
-    )
+    metric: str = parameter("mattes", "what SyN compares: mutual or local correlation", choices=("mattes", "CC"))
     min_dice: float = parameter(0.8, "least overlap of the brains that is accepted", low=0.0, high=1.0)
 
 

@@ -1,0 +1,178 @@
+"""Where the labels of a segmentation come from in the graph: a file, FSL FIRST, or an atlas; and how they fit."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow
+
+from qsmprep.bids.acquisition import Acquisition
+from qsmprep.bids.fsl import find_fsl
+from qsmprep.bids.headers import read_header
+from qsmprep.bids.names import derivative_path
+from qsmprep.bids.segmentations import Segmentation
+from qsmprep.bids.tables import read_label_table
+from qsmprep.errors import UsageError
+from qsmprep.interfaces.publish import PublishFile
+from qsmprep.interfaces.registration import AtlasLabels, BrainOf, Coregister, First
+from qsmprep.settings import Settings
+
+
+@dataclass(frozen=True)
+class Source:
+    """Labels, their table, and the map from the gradient echo's scanner space to theirs.
+
+    Parameters
+    ----------
+    file, table : str or (node, output)
+        As it is, or where it comes from.
+    matrix : node or None
+        With an output ``matrix``.
+    """
+
+    file: Any
+    table: Any
+    matrix: Any = None
+
+    def feed(self, workflow: LiterateWorkflow, node: pe.Node) -> None:
+        """Give a node the labels and the map."""
+        _give(workflow, self.file, node, "segmentation")
+        if self.matrix is not None:
+            workflow.connect(self.matrix, "matrix", node, "matrix")
+
+    def feed_table(self, workflow: LiterateWorkflow, node: pe.Node) -> None:
+        """Give a node the table."""
+        _give(workflow, self.table, node, "table")
+
+
+def _give(workflow: LiterateWorkflow, value: Any, node: pe.Node, name: str) -> None:
+    if isinstance(value, tuple):
+        workflow.connect(value[0], value[1], node, name)
+    else:
+        setattr(node.inputs, name, value)
+
+
+def atlas_files(settings: Settings) -> tuple[Path, Path]:
+    """The atlas and its label table: as given, or the embedded one."""
+    if settings.atlas:
+        return settings.atlas[0], settings.atlas[1]
+    folder = Path(str(files("qsmprep.data"))) / "atlas"
+    return folder / "subcortical_dseg.nii.gz", folder / "subcortical_dseg.tsv"
+
+
+def check_segmentation(settings: Settings) -> None:
+    """Refuse what cannot be segmented with, before any work.
+
+    Raises
+    ------
+    UsageError
+        When --atlas is given with another segmentation, or is not two files.
+    MissingFileError, DataError
+        When FSL is not there, or the atlas or its table cannot be read.
+    """
+    if settings.atlas and settings.segmentation != "atlas":
+        raise UsageError("`--atlas` is only used with `--segmentation atlas`", remedy="add it, or leave --atlas out")
+    if settings.atlas and len(settings.atlas) != 2:
+        raise UsageError("`--atlas` takes two files", expected="FILE LABELS.tsv")
+    if settings.segmentation == "first":
+        find_fsl("run_first_all")
+    if settings.segmentation == "atlas":
+        atlas, table = atlas_files(settings)
+        read_header(atlas)
+        read_label_table(table)
+
+
+def add_source(
+    workflow: LiterateWorkflow, segmentation: Segmentation, acquisition: Acquisition, settings: Settings
+) -> Source:
+    """Add what makes a segmentation, and what brings it to the gradient echo."""
+    matrix = None
+    if not segmentation.on_grid and acquisition.t1w is not None:
+        matrix = _coregistration(workflow, acquisition, settings)
+    if segmentation.method == "first":
+        parameters = {"in_file": str(segmentation.file)}
+        first = pe.Node(First(**parameters), name="first", mem_gb=2.0)
+        return Source((first, "labels"), segmentation.table, matrix)
+    if segmentation.method == "atlas":
+        return _atlas(workflow, acquisition, settings, matrix)
+    return Source(str(segmentation.file), segmentation.table, matrix)
+
+
+def _t1w_brain(workflow: LiterateWorkflow, acquisition: Acquisition) -> pe.Node:
+    """The node that extracts the brain of the T1w image, one for all that needs it."""
+    node = workflow.get_node("t1w_brain")
+    if node is None:
+        node = pe.Node(BrainOf(in_file=str(acquisition.t1w)), name="t1w_brain", mem_gb=2.0)
+        workflow.add_nodes([node])
+    return node
+
+
+def _coregistration(workflow: LiterateWorkflow, acquisition: Acquisition, settings: Settings) -> pe.Node:
+    """The node that finds the gradient echo in the T1w image, one for all segmentations."""
+    node = workflow.get_node("coregister")
+    if node is not None:
+        return node
+    node = pe.Node(
+        Coregister(
+            moving=str(acquisition.t1w),
+            method=settings.coregistration,
+            parameters=dataclasses.asdict(settings.params("coregistration", settings.coregistration)),
+        ),
+        name="coregister",
+        mem_gb=2.0,
+        n_procs=settings.omp_nthreads,
+    )
+    node.interface.inputs.num_threads = settings.omp_nthreads
+    workflow.connect(_t1w_brain(workflow, acquisition), "mask", node, "moving_mask")
+    workflow.connect(workflow.get_node("conform"), "magnitude", node, "fixed")
+    workflow.connect(workflow.get_node("brain"), "mask", node, "fixed_mask")
+    _publish(workflow, node, "matrix", acquisition, settings, {"from_": acquisition.suffix, "to": "T1w"}, ".txt")
+    return node
+
+
+def _atlas(workflow: LiterateWorkflow, acquisition: Acquisition, settings: Settings, matrix: pe.Node | None) -> Source:
+    """The node that brings the atlas to the T1w image, or to the magnitude where there is none."""
+    atlas, table = atlas_files(settings)
+    node = pe.Node(
+        AtlasLabels(
+            atlas=str(atlas),
+            table=str(table),
+            is_t1w=acquisition.t1w is not None,
+            method="atlas",
+            parameters=dataclasses.asdict(settings.params("segmentation", "atlas")),
+        ),
+        name="atlas",
+        mem_gb=4.0,
+        n_procs=settings.omp_nthreads,
+    )
+    node.interface.inputs.num_threads = settings.omp_nthreads
+    if acquisition.t1w is not None:
+        node.inputs.in_file = str(acquisition.t1w)
+        workflow.connect(_t1w_brain(workflow, acquisition), "mask", node, "mask")
+    else:
+        workflow.connect(workflow.get_node("conform"), "magnitude", node, "in_file")
+        workflow.connect(workflow.get_node("brain"), "mask", node, "mask")
+    where = "T1w" if acquisition.t1w is not None else acquisition.suffix
+    pair = {"from_": "MNI152NLin2009aSym", "to": where}
+    for output, extension in (("warp", ".nii.gz"), ("linear", ".mat")):
+        _publish(workflow, node, output, acquisition, settings, pair, extension)
+    return Source((node, "labels"), (node, "table"), matrix)
+
+
+def _publish(
+    workflow: LiterateWorkflow,
+    node: pe.Node,
+    output: str,
+    acquisition: Acquisition,
+    settings: Settings,
+    entities: dict[str, str],
+    extension: str,
+) -> None:
+    path = derivative_path(settings.out_dir, acquisition, "xfm", extension, **entities, mode="image")
+    publish = pe.Node(PublishFile(out_file=str(path)), name=f"publish_xfm_{output}", mem_gb=0.3)
+    workflow.connect(node, output, publish, "in_file")

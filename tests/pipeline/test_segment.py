@@ -1,0 +1,189 @@
+"""FSL FIRST and the atlas: command lines, preflight, and the way of the labels to the maps."""
+
+from __future__ import annotations
+
+import csv
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scans import AFFINE, SHAPE, head, write_cohort
+
+from qsmprep.bids.fsl import find_fsl
+from qsmprep.cli.parser import parse_settings
+from qsmprep.core.registration import Rigid
+from qsmprep.errors import DataError, MissingFileError, UsageError
+from qsmprep.interfaces.registration import AtlasLabels, BrainOf, First, judge_rigid
+from qsmprep.workflows.segment import check_segmentation
+
+STAND_IN = f"""#!{sys.executable}
+# Stands in for FSL's run_first_all in the tests only: two boxes with FIRST's codes.
+import os, sys
+import nibabel as nib, numpy as np
+arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+assert set(arguments) >= {{"-i", "-o"}}, sys.argv
+assert os.environ["FSLOUTPUTTYPE"] == "NIFTI_GZ"
+assert os.environ["FSLDIR"]
+image = nib.load(arguments["-i"])
+if float(np.max(image.dataobj)) == 0:
+    sys.exit("no signal")
+labels = np.zeros(image.shape, np.int16)
+labels[np.asarray(image.dataobj) == 85] = 12
+labels[: image.shape[0] // 2][labels[: image.shape[0] // 2] == 12] = 51
+for kind in ("firstseg", "origsegs"):
+    nib.Nifti1Image(labels, image.affine).to_filename(arguments["-o"] + f"_all_fast_{{kind}}.nii.gz")
+sides = [f"{{side}}_{{name}}" for side in "LR" for name in ("Hipp", "Accu", "Amyg", "Caud", "Pall", "Puta", "Thal")]
+for structure in [*sides, "BrStem"]:
+    for extension in ("bvars", "vtk"):
+        open(f"{{arguments['-o']}}-{{structure}}_first.{{extension}}", "w").close()
+"""
+
+
+@pytest.fixture
+def fsl(tmp_path, monkeypatch) -> Path:
+    """A folder that looks like FSL's, with a stand-in for ``run_first_all``."""
+    folder = tmp_path / "fsl"
+    program = folder / "bin" / "run_first_all"
+    program.parent.mkdir(parents=True)
+    program.write_text(STAND_IN)
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("FSLDIR", str(folder))
+    return program
+
+
+def t1w(path: Path, scale: float = 1.0) -> Path:
+    """A T1w image with the nuclei of `scans.head`."""
+    _, signal = head(0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.Nifti1Image((scale * signal).astype(np.float32), AFFINE).to_filename(path)
+    return path
+
+
+def table(path: Path) -> dict[str, dict[str, str]]:
+    with path.open() as stream:
+        return {row["name"]: row for row in csv.DictReader(stream, delimiter="\t")}
+
+
+def test_fsl_is_found_by_its_variable(fsl, monkeypatch):
+    assert find_fsl("run_first_all") == fsl
+    monkeypatch.delenv("FSLDIR")
+    monkeypatch.setenv("PATH", str(fsl.parent))
+    assert find_fsl("run_first_all") == fsl
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(MissingFileError, match="FSLDIR is not set"):
+        find_fsl("run_first_all")
+
+
+def test_first_runs_the_command_and_takes_its_labels(fsl, tmp_path):
+    """With a stand-in executable: the command line and the labels, not FSL itself."""
+    image = t1w(tmp_path / "t1w.nii.gz")
+    result = First(in_file=str(image)).run(cwd=str(tmp_path)).outputs
+    labels = nib.load(result.labels)
+    assert set(np.unique(labels.dataobj)) == {0, 12, 51}
+    np.testing.assert_allclose(labels.affine, AFFINE, atol=1e-5)
+    assert json.loads(Path(result.info).read_text())["program"] == str(fsl)
+
+
+def test_first_that_fails_names_its_image(fsl, tmp_path):
+    image = t1w(tmp_path / "dark.nii.gz", 0.0)
+    with pytest.raises(DataError, match="FIRST failed") as caught:
+        First(in_file=str(image)).run(cwd=str(tmp_path))
+    assert caught.value.file == str(image)
+
+
+def settings(tmp_path: Path, *words: object):
+    return parse_settings([str(w) for w in (tmp_path / "raw", tmp_path / "out", "participant", *words)])
+
+
+def test_preflight_of_segmentations(tmp_path, monkeypatch):
+    monkeypatch.delenv("FSLDIR", raising=False)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(MissingFileError, match="run_first_all"):
+        check_segmentation(settings(tmp_path, "--segmentation", "first"))
+    check_segmentation(settings(tmp_path, "--segmentation", "atlas"))
+    labels, names = tmp_path / "atlas.nii.gz", tmp_path / "atlas.tsv"
+    with pytest.raises(UsageError, match="--segmentation atlas"):
+        check_segmentation(settings(tmp_path, "--atlas", labels, names))
+    words = ("--segmentation", "atlas", "--atlas", labels, names)
+    with pytest.raises(MissingFileError) as caught:
+        check_segmentation(settings(tmp_path, *words))
+    assert caught.value.file == str(labels)
+    nib.Nifti1Image(np.ones((9, 9, 9), np.uint8), np.eye(4)).to_filename(labels)
+    names.write_text("number\tname\n1\ta\n")
+    with pytest.raises(DataError, match="`index` and `name`"):
+        check_segmentation(settings(tmp_path, *words))
+
+
+def rigid(information: float = 1.2, shift_mm: float = 3.0, turn_deg: float = 2.0) -> Rigid:
+    return Rigid(np.eye(4), 1.1, information, shift_mm, turn_deg, True)
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (rigid(information=1.01), "does not fit"),
+        (rigid(shift_mm=90), "moved by 90 mm"),
+        (rigid(turn_deg=80), "turned by 80 degrees"),
+    ],
+)
+def test_a_t1w_image_of_somebody_else(found, told):
+    judge_rigid(rigid(), "t1w.nii.gz")
+    with pytest.raises(DataError, match=told) as caught:
+        judge_rigid(found, "t1w.nii.gz")
+    assert caught.value.file == "t1w.nii.gz"
+
+
+def test_brain_of_a_t1w_image(tmp_path):
+    image = t1w(tmp_path / "t1w.nii.gz")
+    mask = nib.load(BrainOf(in_file=str(image)).run(cwd=str(tmp_path)).outputs.mask).get_fdata() > 0
+    brain = head(0)[1] >= 85
+    assert 2 * (mask & brain).sum() / (mask.sum() + brain.sum()) > 0.9
+
+
+def test_template_on_something_else_fails_loudly(tmp_path):
+    """A mask that is no brain: the overlap is low, and the error names the image."""
+    image = t1w(tmp_path / "t1w.nii.gz")
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[5:35, 20:26, 5:30] = 1
+    nib.Nifti1Image(mask, AFFINE).to_filename(tmp_path / "mask.nii.gz")
+    labels, names = tmp_path / "atlas.nii.gz", tmp_path / "atlas.tsv"
+    nib.Nifti1Image(np.ones((9, 9, 9), np.uint8), np.diag([9, 9, 9, 1.0])).to_filename(labels)
+    names.write_text("index\tname\n1\ta\n")
+    step = AtlasLabels(in_file=str(image), mask=str(tmp_path / "mask.nii.gz"), atlas=str(labels), table=str(names))
+    step.inputs.method = "atlas"
+    step.inputs.parameters = {"voxel_mm": 8.0, "coarse": 0, "middle": 0, "fine": 0, "min_dice": 0.9}
+    with pytest.raises(DataError, match="does not fit the brain") as caught:
+        step.run(cwd=str(tmp_path))
+    assert caught.value.file == str(image)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["first", "atlas"])
+def test_whole_run(method, fsl, tmp_path):
+    """From a T1w image that lies elsewhere to tables; the atlas is a drawn one on the template's grid."""
+    raw = write_cohort(tmp_path)
+    turned = np.eye(4)
+    turned[:3, 3] = (6.0, -4.0, 5.0)
+    path = t1w(raw / "sub-01/anat/sub-01_T1w.nii.gz")
+    nib.Nifti1Image(nib.load(path).get_fdata().astype(np.float32), turned @ AFFINE).to_filename(path)
+    command = [sys.executable, "-m", "qsmprep.cli.main", str(raw), str(tmp_path / "out"), "participant"]
+    command += ["-w", str(tmp_path / "work"), "--nprocs", "1", "--level", "minimal", "--inversion", "tkd"]
+    command += ["--background", "vsharp", "--segmentation", method, "--param", "atlas.voxel_mm=6", "atlas.min_dice=0.5"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    out = tmp_path / "out/sub-01/anat"
+    matrix = np.loadtxt(out / "sub-01_from-MEGRE_to-T1w_mode-image_xfm.txt")
+    np.testing.assert_allclose(matrix[:3, 3], turned[:3, 3], atol=2.0)
+    rows = table(out / f"sub-01_seg-{method}_desc-tkd_stats.tsv")
+    if method == "first":
+        assert int(rows["Left-Putamen"]["n_voxels"]) > 40
+        assert float(rows["Left-Putamen"]["mean"]) > 0.05
+        assert float(rows["Right-Putamen"]["mean"]) > 0.05
+    else:
+        assert (out / "sub-01_from-MNI152NLin2009aSym_to-T1w_mode-image_xfm.nii.gz").exists()
+        assert sum(int(row["n_voxels"]) > 0 for row in rows.values()) > 10
