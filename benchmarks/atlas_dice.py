@@ -43,8 +43,11 @@ def main() -> None:
     for file in sorted(args.folder.glob("*_T1.mgz")):
         started = time.time()
         with tempfile.TemporaryDirectory() as folder:
-            head, loaded = volume_of(file)
-            mask_file = BrainOf(in_file=str(file)).run(cwd=folder).outputs.mask
+            source = Path(folder) / "t1w.nii.gz"
+            image = nib.load(file)
+            nib.Nifti1Image(np.asarray(image.dataobj), image.affine).to_filename(source)
+            head, loaded = volume_of(source)
+            mask_file = BrainOf(in_file=str(source)).run(cwd=folder).outputs.mask
             brain = np.asarray(nib.load(mask_file).dataobj) > 0
             found = normalise(head, brain, template_brain(), atlas, params, folder=Path(folder))
         truth = np.asarray(nib.load(str(file).replace("_T1", "_aseg")).dataobj)
