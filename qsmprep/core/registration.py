@@ -209,8 +209,10 @@ def normalise(
     names = [str(path) for path in transforms]
     labels = ants.apply_transforms(grid, to_ants(atlas), names, "genericLabel").numpy()
     there = ants.apply_transforms(grid, to_ants(template), names, "linear").numpy()
-    dice = overlap(there > 0.05 * float(template.data.max()), brain)
-    both = brain & (there > 0)
+    theirs = Volume(template.data > 0, template.affine)
+    carried = ants.apply_transforms(grid, to_ants(theirs), names, "linear").numpy() > 0.5
+    dice = overlap(carried, brain)
+    both = brain & carried
     correlation = float(np.corrcoef(there[both], fixed.data[both])[0, 1]) if both.sum() > 100 else 0.0
     return Normalised(np.rint(labels).astype(np.int32), dice, correlation, transforms)
 

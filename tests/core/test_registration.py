@@ -115,7 +115,7 @@ def test_labels_of_a_template_come_to_a_head(tmp_path):
     assert found.labels.shape == head.data.shape
     for code, grey in ((1, 80), (2, 90)):
         assert overlap(found.labels == code, head.data == grey) > 0.75, "voxels of 5 mm"
-    assert found.dice > 0.95
+    assert found.dice > 0.93
     assert found.correlation > 0.8
     assert all(path.parent == tmp_path and path.exists() for path in found.transforms)
 

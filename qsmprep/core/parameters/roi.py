@@ -33,7 +33,7 @@ class CoregistrationParams:
 class NormalisationParams:
     """Parameters of the registration of the template, and of the atlas that comes with it."""
 
-    voxel_mm: float = parameter(2.0, "voxel size at which the template is registered", unit="mm", low=0.5, high=8.0)
+    voxel_mm: float = parameter(3.0, "voxel size at which the template is registered", unit="mm", low=0.5, high=8.0)
     coarse: int = parameter(60, "iterations of SyN at the coarsest level", low=0, high=1000)
     middle: int = parameter(40, "iterations of SyN at the middle level", low=0, high=1000)
     fine: int = parameter(20, "iterations of SyN at the finest level", low=0, high=1000)
