@@ -12,6 +12,7 @@ from nipype.interfaces.base import File, TraitedSpec, traits
 
 from qsmprep.bids.tables import read_label_table, write_label_table
 from qsmprep.core.grid import Grid
+from qsmprep.core.labels import sample_labels
 from qsmprep.core.masking.bet import bet
 from qsmprep.core.methods import METHODS
 from qsmprep.core.registration import Volume, itk_threads
@@ -23,8 +24,11 @@ from qsmprep.interfaces.regions import load_labels
 MAX_SHIFT_MM, MAX_TURN_DEG = 60.0, 45.0
 """A head that lies further from where the headers put it is hardly the same scan session."""
 
-MIN_INFORMATION = 1.03
-"""Normalised mutual information of two images of one brain; below it they show different brains, or none."""
+MIN_SHARE = 0.75
+"""Share of the brain of the gradient echo that must lie in the brain of the T1w image."""
+
+MIN_INFORMATION = 1.02
+"""Normalised mutual information below which a person should look; not measured on real pairs."""
 
 MIN_CORRELATION = 0.1
 """Least correlation of the grey values of a T1w image and the template that is no warning."""
@@ -103,7 +107,9 @@ class Coregister(base.Step):
                 Volume(np.where(theirs, moving.data, 0), moving.affine),
                 params,
             )
-        judge_rigid(found, self.inputs.moving)
+        at = sample_labels(theirs.astype(np.int32), moving.affine, inside.shape, fixed.affine, moved=found.matrix)
+        share = float(at[inside].mean()) if inside.any() else 0.0
+        warnings = judge_rigid(found, share, self.inputs.moving)
         np.savetxt(folder / "matrix.txt", found.matrix)
         info = {
             "information_before": found.information_before,
@@ -111,24 +117,34 @@ class Coregister(base.Step):
             "shift_mm": found.shift_mm,
             "turn_deg": found.turn_deg,
             "used": found.used,
+            "share_of_brain": share,
+            "warnings": warnings,
         }
         return {"matrix": str(folder / "matrix.txt"), "info": base.save_info(folder, info)}
 
 
-def judge_rigid(found: Any, file: str | Path) -> None:
-    """Refuse a registration that is no likely position of the same head.
+def judge_rigid(found: Any, share: float, file: str | Path) -> list[str]:
+    """Refuse a registration that is no likely position of the same head, and say what is doubtful.
+
+    Parameters
+    ----------
+    found : Rigid
+    share : float
+        Share of the brain of the gradient echo that lies in the brain of the T1w image, 0 to 1.
+    file : str or Path
+        The T1w image.
 
     Raises
     ------
     DataError
-        When the images say nothing of each other, or the head is too far from where the headers put it.
+        When the brains do not meet, or the head is too far from where the headers put it.
     """
-    if found.information_after < MIN_INFORMATION:
+    if share < MIN_SHARE:
         raise DataError(
-            f"the T1w image does not fit the gradient echo (mutual information {found.information_after:.3f})",
+            f"the T1w image does not fit the gradient echo: {100 * share:.0f} % of the brain lie in its brain",
             file=file,
-            expected=f"a T1w image of the same head; {MIN_INFORMATION} or more",
-            remedy="check that it belongs to this participant, or use --segmentation none",
+            expected=f"a T1w image of the same head; {100 * MIN_SHARE:g} % or more",
+            remedy="check that it belongs to this participant, and the brain mask; or use --segmentation none",
         )
     if found.shift_mm > MAX_SHIFT_MM or found.turn_deg > MAX_TURN_DEG:
         raise DataError(
@@ -137,6 +153,9 @@ def judge_rigid(found: Any, file: str | Path) -> None:
             expected=f"at most {MAX_SHIFT_MM:g} mm and {MAX_TURN_DEG:g} degrees",
             remedy="check its orientation, and that it belongs to this participant",
         )
+    if found.information_after < MIN_INFORMATION:
+        return [f"T1w image and gradient echo hardly say anything of each other ({found.information_after:.3f}): look"]
+    return []
 
 
 class AtlasLabelsInputSpec(base.MethodInputSpec):

@@ -124,17 +124,18 @@ def rigid(information: float = 1.2, shift_mm: float = 3.0, turn_deg: float = 2.0
 
 
 @pytest.mark.parametrize(
-    ("found", "told"),
+    ("found", "share", "told"),
     [
-        (rigid(information=1.01), "does not fit"),
-        (rigid(shift_mm=90), "moved by 90 mm"),
-        (rigid(turn_deg=80), "turned by 80 degrees"),
+        (rigid(), 0.4, "40 % of the brain"),
+        (rigid(shift_mm=90), 0.95, "moved by 90 mm"),
+        (rigid(turn_deg=80), 0.95, "turned by 80 degrees"),
     ],
 )
-def test_a_t1w_image_of_somebody_else(found, told):
-    judge_rigid(rigid(), "t1w.nii.gz")
+def test_a_t1w_image_of_somebody_else(found, share, told):
+    assert judge_rigid(rigid(), 0.95, "t1w.nii.gz") == []
+    assert "hardly" in judge_rigid(rigid(information=1.01), 0.95, "t1w.nii.gz")[0]
     with pytest.raises(DataError, match=told) as caught:
-        judge_rigid(found, "t1w.nii.gz")
+        judge_rigid(found, share, "t1w.nii.gz")
     assert caught.value.file == "t1w.nii.gz"
 
 
