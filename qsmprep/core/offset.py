@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -50,8 +50,10 @@ def remove_offset(
 
     The phase difference of the first two echoes is unwrapped and extrapolated to the first echo time;
     what the first echo holds beyond that is the offset. It is smoothed as a complex number, weighted
-    by the magnitude, so the noise of the extrapolation does not enter the corrected phase; a plane is
-    taken out before and put back after, so that the smoothing does not bend it at the edge of the mask.
+    by the magnitude, so the noise of the extrapolation does not enter the corrected phase. Near the edge
+    of the mask a Gaussian sees one side only and flattens what is not constant. A plane is therefore taken
+    out before and put back after, and what one smoothing leaves is smoothed again and added
+    (``params.passes`` times in all); otherwise that error, which is not harmonic, ends up in the local field.
 
     Parameters
     ----------
@@ -65,7 +67,7 @@ def remove_offset(
         Echo times in s.
     grid : Grid
     params : OffsetParams, optional
-        Width of the smoothing.
+        Width and number of the smoothings.
 
     Returns
     -------
@@ -91,9 +93,15 @@ def remove_offset(
     raw = phase[0] - evolution * np.float32(te_s[0] / (te_s[1] - te_s[0]))
     scale = float(pair[inside].max()) or 1.0
     signal = (np.where(inside, pair / scale, 0) * np.exp(1j * raw)).astype(np.complex64)
-    trend = plane(grid, *fit_plane(signal, grid)).astype(np.float32)
-    smooth = smooth_complex(signal * np.exp(-1j * trend), grid, params.sigma_mm)
-    offset = np.angle(smooth * np.exp(1j * trend)).astype(np.float32)
-    offset[smooth == 0] = 0
+    offset = _smooth_phase(signal, grid, params)
     corrected = np.angle(np.exp(1j * (phase - offset))).astype(np.float32)
-    return OffsetRemoval(corrected, offset, True, {"offset": "MCPC-3D-S", "sigma_mm": params.sigma_mm})
+    return OffsetRemoval(corrected, offset, True, {"offset": "MCPC-3D-S", **asdict(params)})
+
+
+def _smooth_phase(signal: NDArray[np.complexfloating], grid: Grid, params: OffsetParams) -> NDArray[np.float32]:
+    """Phase of a complex volume (zero outside the mask) after repeated smoothing, in [-pi, pi]; zero out of reach."""
+    phase = plane(grid, *fit_plane(signal, grid)).astype(np.float32)
+    for _ in range(params.passes):
+        smooth = smooth_complex(signal * np.exp(-1j * phase), grid, params.sigma_mm)
+        phase += np.angle(smooth).astype(np.float32)
+    return np.where(smooth == 0, 0, np.angle(np.exp(1j * phase))).astype(np.float32)

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qsmprep.core.background.cg import conjugate_gradients
-from qsmprep.core.background.common import nonempty, prepare
+from qsmprep.core.background.cg import Solution, conjugate_gradients
+from qsmprep.core.background.common import Problem, nonempty, prepare
 from qsmprep.core.grid import Grid
 from qsmprep.core.parameters import LbvParams
 from qsmprep.core.results import LocalField
@@ -71,18 +71,42 @@ def lbv(
     .. [1] Zhou et al., NMR Biomed. 27:312 (2014), doi:10.1002/nbm.3064
     """
     problem = prepare(field_ppm, mask, grid, weights, device)
+    kept, solution = harmonic_inside(problem, params)
+    return problem.finish(problem.field - solution.x, kept, solution.info(params.tolerance))
+
+
+def harmonic_inside(problem: Problem, params: LbvParams) -> tuple[torch.Tensor, Solution]:
+    """The harmonic function within the border of the mask that has the field's values on the border.
+
+    Parameters
+    ----------
+    problem : Problem
+    params : LbvParams
+
+    Returns
+    -------
+    kept : (nx, ny, nz) bool torch.Tensor
+        The mask without its border.
+    solution : Solution
+        The harmonic function in ``kept``, in the unit of the field; zero elsewhere.
+
+    Raises
+    ------
+    DataError
+        For a mask with nothing within its border.
+    """
+    voxel_mm = problem.grid.voxel_mm
     peeled = problem.depth_mm > params.peel_mm
-    neighbours = _neighbours(torch.from_numpy(peeled).to(device))
-    kept = nonempty(neighbours, params.peel_mm + max(grid.voxel_mm))
+    kept = nonempty(_neighbours(torch.from_numpy(peeled).to(problem.field.device)), params.peel_mm + max(voxel_mm))
     keep = kept.to(torch.float32)
     border = problem.field * (1 - keep)
     solution = conjugate_gradients(
-        lambda volume: keep * negative_laplacian(volume, grid.voxel_mm),
-        -keep * negative_laplacian(border, grid.voxel_mm),
+        lambda volume: keep * negative_laplacian(volume, voxel_mm),
+        -keep * negative_laplacian(border, voxel_mm),
         tolerance=params.tolerance,
         max_iter=params.max_iter,
     )
-    return problem.finish(problem.field - solution.x, kept, solution.info(params.tolerance))
+    return kept, solution
 
 
 def _neighbours(mask: torch.Tensor) -> torch.Tensor:

@@ -62,4 +62,14 @@ METHODS = (
         "Background fields were removed with SHARP (radius {radius_mm:g} mm, threshold {threshold:g})",
         ("schweser2011",),
     ),
+    Method(
+        "background",
+        "tfi",
+        "TFI",
+        "qsmprep.core.background.tfi:tfi",
+        p.TfiParams,
+        "The field of sources inside the mask was told from that of sources outside by total field inversion "
+        "(total-variation weight {weight:g} mm) after the Laplacian boundary value problem had been solved",
+        ("liu2017", "zhou2014"),
+    ),
 )

@@ -9,6 +9,7 @@ from qsmprep.core.parameters.background import (
     PdfParams,
     ResharpParams,
     SharpParams,
+    TfiParams,
     VSharpParams,
 )
 from qsmprep.core.parameters.echoes import (
@@ -96,6 +97,7 @@ __all__ = [
     "RtsParams",
     "SharpParams",
     "TgvParams",
+    "TfiParams",
     "ThresholdMaskParams",
     "TkdParams",
     "TsvdParams",

@@ -23,9 +23,15 @@ class ArtefactParams:
 
 @dataclass(frozen=True)
 class OffsetParams:
-    """Parameters of phase offset removal (MCPC-3D-S)."""
+    """Parameters of phase offset removal (MCPC-3D-S).
+
+    One pass is the published method. On two simulated heads (3 T) with a quadratic offset, 1, 2, 3 and 5
+    passes left a smooth error of the field of 49, 17, 11 and 9 % (and 52, 20, 16 and 16 %) of the spread of
+    the local field in the outermost 2 mm.
+    """
 
     sigma_mm: float = parameter(7.0, "standard deviation of the Gaussian that smooths the offset", unit="mm", low=0.1)
+    passes: int = parameter(3, "smoothings; each works on what the others left", low=1)
 
 
 @dataclass(frozen=True)
