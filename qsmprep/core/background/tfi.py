@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,8 +81,7 @@ def tfi(
     .. [2] Zhou et al., NMR Biomed. 27:312 (2014), doi:10.1002/nbm.3064
     """
     problem = prepare(field_ppm, mask, grid, weights, device)
-    kept, harmonic = harmonic_inside(problem, LbvParams())
-    rest = torch.where(kept, problem.field - harmonic.x, torch.zeros_like(problem.field))
+    rest, kept = _without_harmonic(problem)
     spread = TO_SD * float(rest[kept].abs().median())
     if spread == 0:
         return problem.finish(rest, problem.mask, {"spread_ppm": 0.0, "iterations": 0, "relative_residual": 0.0})
@@ -93,6 +93,17 @@ def tfi(
     local = spread * sources.local_field(params.model)
     info = {"spread_ppm": spread, "iterations": iterations, "relative_residual": residual}
     return problem.finish(local, problem.mask, info)
+
+
+def _without_harmonic(problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
+    """Field less the harmonic function with its values on the border of the mask, and the mask without it.
+
+    The difference of two large numbers: computed in double precision.
+    """
+    precise = dataclasses.replace(problem, field=problem.field.to(torch.float64))
+    kept, harmonic = harmonic_inside(precise, LbvParams())
+    rest = torch.where(kept, precise.field - harmonic.x, torch.zeros_like(precise.field))
+    return rest.to(torch.float32), kept
 
 
 @dataclass
