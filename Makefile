@@ -5,6 +5,7 @@
 #   make test-slow   the tests that take minutes as well
 #   make lint        ruff (style, format) and mypy
 #   make benchmark   accuracy of every method on the examples, as Markdown tables
+#   make benchmark-fieldmap   from phase to local field, on simulated heads
 #   make benchmark-networks   learned against classical inversions, on heads that no network was trained on
 #   make examples    simulate bids_examples again
 #   make clean       remove what the targets above made, except .venv
@@ -28,7 +29,7 @@ DEMO_OUT ?= demo_out
 DEMO_WORK ?= demo_work
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint benchmark benchmark-networks examples clean
+.PHONY: help install demo test test-slow lint benchmark benchmark-fieldmap benchmark-networks examples clean
 
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -71,6 +72,9 @@ lint: $(DEV_STAMP)
 
 benchmark: $(RUN_STAMP)
 	$(BIN)/python benchmarks/accuracy.py
+
+benchmark-fieldmap: $(RUN_STAMP)
+	$(BIN)/python benchmarks/fieldmap.py
 
 benchmark-networks: $(RUN_STAMP)
 	$(BIN)/python benchmarks/networks.py $(BENCHMARK_ARGS)

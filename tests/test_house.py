@@ -282,7 +282,7 @@ def test_the_readme_names_what_there_is():
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, flags=re.MULTILINE)) <= targets
     commands = set(re.findall(r"^(qsmprep[a-z-]*) ", text, flags=re.MULTILINE))
     assert commands == {name for name, _ in COMMANDS}
-    for marker in ("<!-- accuracy:begin -->", "<!-- accuracy:end -->"):
+    for marker in (f"<!-- {block}:{end} -->" for block in ("accuracy", "fieldmap") for end in ("begin", "end")):
         assert text.count(marker) == 1
 
 
@@ -299,7 +299,7 @@ def test_the_readme_lists_the_long_options_that_exist():
         for words in calls
     )
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for block in ("accuracy", "networks"):  # measured by commands of benchmarks/, not of the package
+    for block in ("accuracy", "fieldmap", "networks"):  # measured by commands of benchmarks/, not of the package
         text = re.sub(rf"<!-- {block}:begin -->.*<!-- {block}:end -->", "", text, flags=re.DOTALL)
     wanted = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", text))
     missing = {option for option in wanted if not re.search(rf"{option}(?![\w-])", help_texts)}

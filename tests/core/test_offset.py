@@ -52,6 +52,20 @@ def test_the_width_is_in_mm():
     assert spread[8.0] < spread[4.0] / 1.5 < spread[1.0] / 3
 
 
+def test_more_smoothings_do_not_flatten_a_curved_offset_at_the_edge():
+    case = simulate([0.004, 0.008], noise=0.02)
+    x, y, z = (np.linspace(-1, 1, n) for n in case.grid.shape)
+    curved = (1.5 * x[:, None, None] ** 2 - y[:, None] ** 2 + z**2).astype(np.float32)
+    bent = wrap(case.phase_rad + curved)
+    error = []
+    for passes in (1, 3):
+        params = OffsetParams(passes=passes)
+        found = remove_offset(bent, case.magnitude, case.mask, case.te_s, case.grid, params)
+        error.append(on_circle(found.offset_rad, case.offset_rad + curved)[case.mask])
+    assert error[1].std() < 0.6 * error[0].std()
+    assert error[1].max() < error[0].max()
+
+
 @pytest.mark.parametrize(("order", "flips"), ORIENTATIONS[::5])
 def test_it_turns_with_the_volume(order, flips):
     case = simulate([0.004, 0.009], noise=0.05)
