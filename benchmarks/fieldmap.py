@@ -370,7 +370,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 file.writelines(json.dumps(row) + "\n" for row in new)
     commits = sorted({row["commit"] for row in rows})
     numbers = [{k: v for k, v in row.items() if k not in ("commit", "seed")} for row in rows]
-    shown = " ".join(["python benchmarks/fieldmap.py", *(w for w in words if w != str(args.rows))])
+    shown = " ".join(["python benchmarks/fieldmap.py", *(w for w in words if w not in ("--rows", str(args.rows)))])
     note = f"Measured at commit {', '.join(commits)} with `{shown}`; {args.threads} thread(s)."
     text = "\n\n".join([note, report(numbers)])
     print(text)

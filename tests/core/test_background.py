@@ -294,6 +294,8 @@ LEFT = {"resharp": 0.03, "vsharp": 0.03, "pdf": 0.03, "ismv": 0.01, "lbv": 0.05,
 ERROR = {"resharp": 0.32, "vsharp": 0.4, "pdf": 0.45, "ismv": 0.25, "lbv": 0.35, "sharp": 0.25, "tfi": 0.35}
 """Demeaned error of the local field, relative to its norm, in the mask that the method keeps."""
 
+SHORT = {"tfi": {"passes": 2, "max_iter": 15}}
+"""Less work where 49 runs would take too long."""
 LOOSE = {"tfi": 2e-2}
 """Largest difference by rounding; reweighting magnifies it (the total field is 100 times the local)."""
 
@@ -313,13 +315,12 @@ def test_outside_sources_are_removed_and_local_field_survives(head, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_same_answer_however_the_axes_run(name):
-    case = random_head()
-    reference = remove(name, case.total_ppm, case.mask, case.grid)
+    case, less = random_head(), SHORT.get(name, {})
+    reference = remove(name, case.total_ppm, case.mask, case.grid, **less)
     scale = np.abs(reference.field_ppm).max()
     for order, signs in MOVES:
-        moved = remove(
-            name, move(case.total_ppm, order, signs), move(case.mask, order, signs), move_grid(case.grid, order, signs)
-        )
+        field, mask = (move(volume, order, signs) for volume in (case.total_ppm, case.mask))
+        moved = remove(name, field, mask, move_grid(case.grid, order, signs), **less)
         assert np.array_equal(move_back(moved.mask, order, signs), reference.mask)
         error = np.abs(move_back(moved.field_ppm, order, signs) - reference.field_ppm).max()
         assert error < LOOSE.get(name, 5e-3) * scale
