@@ -25,8 +25,7 @@ class Solution(NamedTuple):
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Inner product, summed in double precision: its rounding would depend on the order of the axes."""
-    return float((a * b).sum(dtype=torch.float64))
+    return float(torch.dot(a.reshape(-1), b.reshape(-1)))
 
 
 def conjugate_gradients(
