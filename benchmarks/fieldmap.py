@@ -111,25 +111,31 @@ RTS = Variant(
 )
 """Kames et al. weigh the data with mu = 1e5 (so the total variation with 1/mu) and split with rho = 10 (so rho/mu)."""
 REMAINDER = Variant("TFI, total less background", "tfi", {"model": False})
-TFI = Variant("TFI", "tfi")
-QUICK = (VSHARP, RESHARP, Variant("RESHARP", "resharp"), Variant("LBV", "lbv"), TFI)
+TFI = Variant("TFI", "tfi", {"model": True})
+WHOLE = "none (total field)"
+QUICK = (VSHARP, RESHARP, Variant("RESHARP", "resharp"), Variant("LBV", "lbv"), TFI, REMAINDER)
 FULL = (
     VSHARP,
     RESHARP,
-    *(Variant(METHODS.get("background", n).title, n) for n in METHODS.names("background") if n != "sharp"),
+    *(Variant(METHODS.get("background", n).title, n) for n in METHODS.names("background") if n not in ("sharp", "tfi")),
+    TFI,
     REMAINDER,
 )
 TV, MEDI = Variant("TV", "tv"), Variant("MEDI (sees the magnitude)", "medi")
+WEAK, TGV = Variant("WH-QSM", "whqsm"), Variant("single-step TGV", "tgv")
 CHAINS: dict[str, tuple[Variant, ...]] = {
     "V-SHARP, published": (RTS, Variant("RTS", "rts"), TV, MEDI),
-    "RESHARP": (TV, MEDI),
-    "TFI": (RTS, Variant("RTS", "rts"), TV, MEDI),
-    REMAINDER.title: (TV, MEDI),
+    "RESHARP": (TV, WEAK, MEDI),
+    "TFI": (RTS, Variant("RTS", "rts"), TV, WEAK, MEDI),
+    REMAINDER.title: (TV, WEAK, Variant("nonlinear TGV", "nltgv"), MEDI),
+    WHOLE: (TGV,),
 }
 QUICK_CHAINS: dict[str, tuple[Variant, ...]] = {
     "V-SHARP, published": (RTS, TV),
-    "RESHARP": (TV,),
-    "TFI": (Variant("RTS", "rts"), TV),
+    "RESHARP": (TV, WEAK),
+    "TFI": (TV,),
+    REMAINDER.title: (TV, WEAK),
+    WHOLE: (TGV,),
 }
 """Which inversions follow which background removal."""
 
@@ -249,6 +255,7 @@ def chi_rows(
 ) -> Iterator[Row]:
     """Susceptibility of every chain in its own mask and where published V-SHARP is valid."""
     common = found[VSHARP.title].mask
+    found = {**found, WHOLE: LocalField(case.field_ppm, case.mask)}
     for title, inversions in chains.items():
         local = found[title]
         for variant in inversions:
@@ -302,7 +309,7 @@ def ratios(rows: Sequence[Row]) -> list[Row]:
             "TFI / RESHARP": ours["resharp"] / fields[RESHARP.title]["resharp"],
         }
         for (background, inversion), found in maps.items():
-            if background.startswith(TFI.title):
+            if background.startswith((TFI.title, WHOLE)):
                 row[f"χ, {background} + {inversion}"] = found["vsharp"] / reference
         table.append(row)
     mean = {name: float(np.mean([r[name] for r in table])) for name in table[0] if name != "head"}

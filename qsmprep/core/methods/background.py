@@ -8,6 +8,16 @@ from qsmprep.core.registry import Method
 METHODS = (
     Method(
         "background",
+        "tfi",
+        "TFI",
+        "qsmprep.core.background.tfi:tfi",
+        p.TfiParams,
+        "The field of sources inside the mask was told from that of sources outside by total field inversion "
+        "(total-variation weight {weight:g} mm) after the Laplacian boundary value problem had been solved",
+        ("liu2017", "zhou2014"),
+    ),
+    Method(
+        "background",
         "resharp",
         "RESHARP",
         "qsmprep.core.background.resharp:resharp",
@@ -61,15 +71,5 @@ METHODS = (
         p.SharpParams,
         "Background fields were removed with SHARP (radius {radius_mm:g} mm, threshold {threshold:g})",
         ("schweser2011",),
-    ),
-    Method(
-        "background",
-        "tfi",
-        "TFI",
-        "qsmprep.core.background.tfi:tfi",
-        p.TfiParams,
-        "The field of sources inside the mask was told from that of sources outside by total field inversion "
-        "(total-variation weight {weight:g} mm) after the Laplacian boundary value problem had been solved",
-        ("liu2017", "zhou2014"),
     ),
 )

@@ -40,6 +40,16 @@ METHODS = (
     ),
     Method(
         "inversion",
+        "whqsm",
+        "WH-QSM",
+        "qsmprep.core.inversion.whqsm:whqsm",
+        p.WhqsmParams,
+        "Susceptibility was computed with weak-harmonic regularisation (total variation {weight}, "
+        "harmonic field {beta:g} mm^4)",
+        ("milovic2019",),
+    ),
+    Method(
+        "inversion",
         "tv",
         "TV",
         "qsmprep.core.inversion.tv:tv",
@@ -129,16 +139,6 @@ METHODS = (
         "Susceptibility was computed with a nonlinear data term and total generalised variation "
         "(FANSI; weight {weight})",
         ("milovic2018", "bredies2010"),
-    ),
-    Method(
-        "inversion",
-        "whqsm",
-        "WH-QSM",
-        "qsmprep.core.inversion.whqsm:whqsm",
-        p.WhqsmParams,
-        "Susceptibility was computed with weak-harmonic regularisation (total variation {weight}, "
-        "harmonic field {beta:g} mm^4)",
-        ("milovic2019",),
     ),
     Method(
         "inversion",

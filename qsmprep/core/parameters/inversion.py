@@ -41,11 +41,12 @@ class L2Params:
     and 50.5 %. The discrepancy principle was up to 11 points worse than a fixed weight; three times the
     likeliest weight was within 1 point of the best on four other fields (56.7, 72.1, 56.2, 56.1 %; a fixed
     0.02 gave 56.5, 75.5, 57.8, 56.3 %): two true ones at 1 mm with noise of 0.002 and 0.006 ppm and mismatch,
-    and at 2 mm a true one with 0.003 ppm and one from phase.
+    and at 2 mm a true one with 0.003 ppm and one from phase. In a small scan of 2.5 mm from phase it
+    left 44 % of the contrast of nuclei where 0.02 leaves more than half: the fixed weight is the default.
     """
 
     weight: float = parameter(
-        0.0,
+        0.02,
         "weight of the squared gradient; 0 chooses it from the spectrum of the field",
         unit="mm^2",
         low=0.0,
