@@ -278,6 +278,8 @@ def methods_text(acquisition: Acquisition, settings: Settings) -> str:
     if acquisition.given_mask is None:
         text.append(_sentence(settings, "quality", settings.quality))
     text.append(_sentence(settings, "background", settings.background))
+    if all(METHODS.get("inversion", name).takes == "total" for name in settings.inversions):
+        text.append("The inversion took the total field, without that step.")
     text.extend(_sentence(settings, "inversion", name) for name in settings.inversions)
     text.append(_sentence(settings, "reference", settings.reference))
     text.append(

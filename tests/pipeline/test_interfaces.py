@@ -135,6 +135,9 @@ def test_single_step_methods_take_the_total_field(tmp_path):
     assert sources("invert_tgv")["mask"] == sources("reference_tgv")["mask"] == "qsmmask"
     assert sources("invert_medi")["r2star_hz"] == "r2star"
     assert "r2star_hz" not in sources("invert_tv")
+    assert "took the total field" not in graph.__desc__
+    alone = Settings(tmp_path, tmp_path / "out", "participant", tmp_path / "work", inversions=("tgv",))
+    assert "took the total field" in init_acquisition_wf(acquisition, alone, 1000).__desc__
     plain = Settings(tmp_path, tmp_path / "out", "participant", tmp_path / "work", inversions=("medi",))
     graph = init_acquisition_wf(acquisition, plain, 1000)
     assert "r2star_hz" not in sources("invert_medi")
