@@ -40,6 +40,7 @@ SECTIONS = (
     ("field", "Fields", ("field",)),
     ("chi", "Susceptibility", ("chi", "difference")),
     ("r2star", "R2*", ("r2star",)),
+    ("swi", "Susceptibility-weighted image", ("swi",)),
     ("roi", "Regions of interest", ("regions", "roi")),
     ("distribution", "Distribution and rim", ("histogram", "rim")),
     ("consistency", "Data consistency", ("consistency",)),
