@@ -189,7 +189,8 @@ def note(bench: Bench, words: Sequence[str], threads: int) -> str:
     """Where the numbers come from."""
     commits = list(dict.fromkeys(row["commit"] for row in bench.results.rows.values())) or [commit()]
     measured = commits[0] if len(commits) == 1 else f"{commits[0]} to {commits[-1]}"
-    shown = " ".join(["python benchmarks/networks.py", *words])
+    cached = words.index("--cache") if "--cache" in words else len(words)
+    shown = " ".join(["python benchmarks/networks.py", *words[:cached], *words[cached + 2 :]])
     return (
         f"Measured with `{shown}` at commit {measured}; mean ± standard deviation over "
         f"heads, {threads} thread(s). Error columns: {', '.join(METRICS.values())}; slope of deep grey means; error of "
