@@ -229,7 +229,7 @@ def test_tfi_solves_its_least_squares_problem():
     case = random_head(shape=(8, 7, 7), voxel_mm=(1.7, 2.0, 2.6))
     rng = np.random.default_rng(7)
     weights = np.where(case.mask, rng.uniform(0.5, 1.5, case.grid.shape), 0)
-    overrides = {"padding_mm": 1.7, "tikhonov": 1e-2, "passes": 1, "tolerance": 1e-6, "max_iter": 500}
+    overrides = {"padding_mm": 1.7, "tikhonov": 1e-2, "passes": 1, "tolerance": 1e-6, "max_iter": 500, "model": True}
     result = remove("tfi", case.total_ppm, case.mask, case.grid, weights=weights, **overrides)
     params = METHODS.get("background", "tfi").configure(overrides)
 
@@ -273,7 +273,7 @@ def test_tfi_beats_removing_the_background_first_at_equal_mask(head):
 def test_tfi_without_model_keeps_the_noise(head):
     """The total field less the background holds what no source explains; the model does not."""
     noise = np.random.default_rng(3).normal(0, 0.3 * head.local_ppm[head.mask].std(), head.grid.shape)
-    model = remove("tfi", head.total_ppm + noise, head.mask, head.grid)
+    model = remove("tfi", head.total_ppm + noise, head.mask, head.grid, model=True)
     whole = remove("tfi", head.total_ppm + noise, head.mask, head.grid, model=False)
     m = head.mask
     left = (whole.field_ppm - model.field_ppm)[m]
