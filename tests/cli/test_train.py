@@ -261,7 +261,15 @@ def test_the_help_names_every_network():
     assert all(name in text for name in NETWORKS)
 
 
-def test_a_second_signal_ends_at_once():
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as in a terminal: a run in the background may begin with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_signal_ends_at_once(interruptible):
     with Interrupt() as interrupt:
         os.kill(os.getpid(), signal.SIGINT)
         deadline = time.monotonic() + 5
