@@ -83,7 +83,8 @@ class Settings:
         """Step and name of every chosen method, in the order in which they run."""
         before = [(step, str(getattr(self, step))) for step in STEPS]
         after = [("reference", self.reference), ("roi", self.roi)]
-        after += [("coregistration", self.coregistration), ("segmentation", "atlas")]
+        made = ("nuclei", "unetr") if self.segmentation == "unetr" else ("segmentation", "atlas")
+        after += [("coregistration", self.coregistration), made]
         return [*before, *(("inversion", name) for name in self.inversions), *after]
 
     def params(self, step: str, name: str) -> Any:

@@ -50,7 +50,8 @@ class Segmentation:
     on_grid : bool
         Whether it lies on the grid of the echoes; otherwise in the scanner space of the T1w image.
     method : str
-        ``given``, or how it is made in the run: ``first`` or ``atlas``; then ``file`` is the image it is made on.
+        ``given``, or how it is made in the run: ``first``, ``atlas`` or ``unetr``; then ``file`` is the image it is
+        made on.
     """
 
     name: str

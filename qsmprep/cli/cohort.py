@@ -13,8 +13,8 @@ def add_region_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--segmentation",
         choices=SEGMENTATIONS,
-        help="where regions of interest come from: FSL FIRST, an atlas, or nowhere; auto takes what is found with "
-        "--derivatives and does not segment (default: auto)",
+        help="where regions of interest come from: a network that sees the susceptibility map (unetr), FSL FIRST, an "
+        "atlas, or nowhere; auto takes what is found with --derivatives and does not segment (default: auto)",
     )
     group.add_argument(
         "--atlas",

@@ -11,8 +11,19 @@ from qsmprep.settings import Settings, parse_memory_gb
 
 LEVELS_OF_OUTPUT = ("minimal", "full")
 
-SEGMENTATIONS = ("auto", "first", "atlas", "none")
+SEGMENTATIONS = ("auto", "unetr", "first", "atlas", "none")
 """Where regions of interest come from."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "pediatric": {
+        "mask": "unetr",
+        "unwrap": "laplacian",
+        "background": "vsharp",
+        "inversions": ["pedqnet"],
+        "segmentation": "unetr",
+    },
+}
+"""Settings that go together, by name; what is given on the command line or in a configuration file comes first."""
 
 CHOICES: dict[str, tuple[Any, ...]] = {"level": LEVELS_OF_OUTPUT, "phase_sign": (1, -1), "segmentation": SEGMENTATIONS}
 

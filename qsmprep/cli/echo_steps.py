@@ -19,7 +19,7 @@ from qsmprep.core.units import hz_per_ppm
 from qsmprep.core.unwrap.romeo import voxel_quality
 from qsmprep.core.weights import reliability
 from qsmprep.errors import DataError, UsageError
-from qsmprep.interfaces.masks import combined, extract_brain
+from qsmprep.interfaces.masks import combined, extract_brain, placed
 from qsmprep.version import qsmprep_version
 
 Volume = NDArray[np.float32]
@@ -101,7 +101,8 @@ def mask(args: argparse.Namespace) -> str:
     method, params = args.chosen["mask"]
     used: Used = [(method, params)]
     with out_of_memory_told():
-        brain = extract_brain(combined(magnitude), echoes.like.image, method.load(), params)
+        options = placed(method, args.device)
+        brain = extract_brain(combined(magnitude), echoes.like.image, method.load(), params, **options)
         volumes: dict[Path, NDArray[Any]] = {args.out: brain}
         if args.out_qsm is not None:
             cleaned, more, _ = _clean(args, echoes, brain)

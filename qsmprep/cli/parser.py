@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from qsmprep.cli.cohort import add_group_options, add_region_options
-from qsmprep.cli.config import LEVELS_OF_OUTPUT, check_settings
+from qsmprep.cli.config import LEVELS_OF_OUTPUT, PRESETS, check_settings
 from qsmprep.core.methods import METHODS
 from qsmprep.errors import MissingFileError, UnknownLevelError, UsageError
 from qsmprep.settings import NOT_FROM_CONFIG, Settings, parse_memory_gb, usable_cpus, usable_memory_gb
@@ -88,6 +88,8 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_methods(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--preset", choices=tuple(PRESETS), help="methods for children: PedQ-NET, the UNETR mask and "
+                       "segmentation, Laplacian unwrapping and V-SHARP, where no other is given")  # fmt: skip
     for step, text in (
         ("mask", "brain extraction"),
         ("unwrap", "phase unwrapping"),
@@ -193,7 +195,7 @@ def parse_settings(argv: Sequence[str]) -> Settings:
     """
     given = vars(build_parser().parse_args(dashed(argv)))
     given.pop("notrack", None)
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = dict(PRESETS.get(given.pop("preset", ""), {}))
     if "config_file" in given:
         values |= _from_config(given.pop("config_file"))
     if "param" in given:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qsmprep.cli import step_cosmos, step_echoes, step_roi
+from qsmprep.cli import step_cosmos, step_echoes, step_roi, step_segment
 from qsmprep.cli.parser import Parser, dashed
 from qsmprep.core.methods import METHODS
 from qsmprep.errors import QSMPrepError, UsageError
@@ -130,6 +130,7 @@ def build_parser() -> Parser:
         _add_command(commands, command)
     step_echoes.add_commands(commands, EPILOG)
     step_cosmos.add_command(commands, EPILOG)
+    step_segment.add_command(commands, EPILOG)
     step_roi.add_command(commands, EPILOG)
     listing = commands.add_parser("list", help="list the methods and their parameters")
     listing.add_argument("step", nargs="?", metavar="STEP", help=f"one of {', '.join(METHODS.steps())}")

@@ -178,6 +178,8 @@ def _add_facts(sub: argparse.ArgumentParser, command: EchoCommand) -> None:
         sub.add_argument("--manufacturer", metavar="NAME", help="of the scanner, which tells how phase is stored")
         sub.add_argument("--phase-sign", type=int, choices=(1, -1), default=1, help="-1 turns the phase round")
         sub.add_argument("--readout", choices=("monopolar", "bipolar"), help="how the echoes were read out")
+    if command.name == "mask":
+        sub.add_argument("--device", default="cpu", metavar="{auto,cpu,cuda[:N]}", help="for unetr (default: cpu)")
     if command.field:
         sub.add_argument("--units", choices=("hz", "ppm"), default="hz", help="unit of the field (default: hz)")
         sub.add_argument("--b0-t", type=float, metavar="TESLA", help="field strength; needed with ppm")

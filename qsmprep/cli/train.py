@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from qsmprep.training.config import TrainParams
     from qsmprep.training.loop import State
 
-NETWORKS = ("conenet", "loopnet", "metaqsm", "qsminvnet", "unet", "mesaqsm", "qsminvnet1")
+NETWORKS = (
+    "conenet", "loopnet", "metaqsm", "qsminvnet", "pedqnet", "brainmask", "subcortical", "unet", "mesaqsm",
+    "qsminvnet1", "nnunet",
+)  # fmt: skip
 """Those of ``networks/zoo.py``, named here because that needs torch."""
 
 EPILOG = """\
@@ -155,11 +158,11 @@ class Progress:
         self.done += 1
         loss = row["loss"]
         self.loss = loss if math.isnan(self.loss) else 0.95 * self.loss + 0.05 * loss
-        self.validation = row.get("nrmse_validation", self.validation)
+        self.validation = row.get("error_validation", self.validation)
         if self.bar is not None:
             self.bar.update(self.task, completed=step, description=self.words(step))
             return
-        if time.monotonic() - self.spoke > self.every_s or "nrmse_validation" in row or step == self.steps:
+        if time.monotonic() - self.spoke > self.every_s or "error_validation" in row or step == self.steps:
             print(f"step {step}/{self.steps}  {self.words(step)}", flush=True)
             self.spoke = time.monotonic()
 
@@ -179,6 +182,7 @@ def learn(args: argparse.Namespace, command: Sequence[str]) -> int:
     from qsmprep.training.config import read_params
     from qsmprep.training.loop import train
     from qsmprep.training.recipes import find_recipe
+    from qsmprep.training.tasks import task_of
 
     device = resolve_device(args.device)
     if args.threads:
@@ -190,7 +194,8 @@ def learn(args: argparse.Namespace, command: Sequence[str]) -> int:
     if labels is None and material.NEARBY.is_dir():
         labels = material.NEARBY
         print(f"label maps: {labels}")
-    found = material.gather(labels, args.chi, params.hold_out, device)
+    task = task_of(args.network)
+    found = material.gather(labels, args.chi, params.hold_out, device, heads=task.heads, patches=task.patches)
     print(f"{args.network} by {recipe.name}: {found.sentence}", flush=True)
     out = args.out or Path("training", args.network)
     opened = record.open_record(out, command, recipe, found, device)

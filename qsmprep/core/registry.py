@@ -61,6 +61,8 @@ class Method:
         Further optional volumes that it takes by keyword, for example ``csf``.
     takes : str
         Of an inversion: ``local`` for the local field, ``total`` for the field before background removal.
+    model : str
+        Name of the weight files of a trained network; that of the method where empty.
     """
 
     step: str
@@ -72,6 +74,7 @@ class Method:
     citations: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
     takes: str = "local"
+    model: str = ""
 
     @property
     def learned(self) -> bool:

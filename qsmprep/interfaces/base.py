@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -166,6 +166,21 @@ def save(folder: Path, name: str, data: NDArray[Any], like: nib.Nifti1Image) -> 
 def grid_of(image: nib.Nifti1Image) -> Grid:
     """The grid of an image, with B0 along the scanner's z axis."""
     return Grid.from_affine(image.shape[:3], image.affine)
+
+
+def as_ras(
+    volumes: Sequence[NDArray[Any]], image: nib.spatialimages.SpatialImage
+) -> tuple[list[NDArray[Any]], Grid, Callable[[NDArray[Any]], NDArray[Any]]]:
+    """Volumes in the order of axes closest to right, anterior, superior; their grid; and the way back.
+
+    What is computed on them does not depend on how the data are stored, and left stays left.
+    """
+    stored = nib.orientations.io_orientation(image.affine)
+    turned = [nib.orientations.apply_orientation(volume, stored) for volume in volumes]
+    shape = turned[0].shape[:3]
+    affine = image.affine @ nib.orientations.inv_ornt_aff(stored, volumes[0].shape[:3])
+    back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), stored)
+    return turned, Grid.from_affine(shape, affine), lambda volume: nib.orientations.apply_orientation(volume, back)
 
 
 def load_mask(path: str | Path) -> NDArray[np.bool_]:

@@ -12,8 +12,11 @@ import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, traits
 from numpy.typing import NDArray
 
+from qsmprep.core.device import resolve_device
 from qsmprep.core.grid import Grid
+from qsmprep.core.methods import METHODS
 from qsmprep.core.parameters import FslBetParams
+from qsmprep.core.registry import Method
 from qsmprep.core.weights import reliability
 from qsmprep.errors import DataError, MissingFileError
 from qsmprep.interfaces import base
@@ -24,6 +27,7 @@ class BrainMaskInputSpec(base.MethodInputSpec):
 
     magnitude = File(exists=True, mandatory=True)
     given_mask = File(exists=True)
+    model = traits.Str(usedefault=True, desc="checksum of a network's weights, so that others do not reuse results")
 
 
 class BrainMaskOutputSpec(TraitedSpec):
@@ -46,7 +50,9 @@ class BrainMask(base.Step):
         if self.inputs.given_mask:
             mask, source = self._given(image), str(self.inputs.given_mask)
         else:
-            mask, source = extract_brain(combined(magnitude), image, *self.method()), self.inputs.method
+            function, params = self.method()
+            options = placed(METHODS.get("mask", self.inputs.method), self.inputs.device)
+            mask, source = extract_brain(combined(magnitude), image, function, params, **options), self.inputs.method
         return {
             "mask": base.save(folder, "mask", mask, image),
             "info": base.save_info(folder, {"source": source, "n_voxels": int(mask.sum())}),
@@ -73,7 +79,7 @@ class BrainMask(base.Step):
 
 
 def extract_brain(
-    magnitude: NDArray[np.float32], image: nib.spatialimages.SpatialImage, function: Any, params: Any
+    magnitude: NDArray[np.float32], image: nib.spatialimages.SpatialImage, function: Any, params: Any, **options: Any
 ) -> NDArray[np.bool_]:
     """Extract in the order of axes closest to RAS, so that the mask does not depend on how the data are stored."""
     if magnitude.min() == magnitude.max():
@@ -82,13 +88,13 @@ def extract_brain(
             expected="a magnitude image of the head",
             remedy="add the part-mag images, or give a mask with --derivatives",
         )
-    stored = nib.Nifti1Image(magnitude, image.affine)
-    ras = nib.as_closest_canonical(stored)
-    mask = function(np.asarray(ras.dataobj), base.grid_of(ras), params)
-    back = nib.orientations.ornt_transform(
-        nib.orientations.io_orientation(ras.affine), nib.orientations.io_orientation(stored.affine)
-    )
-    return nib.orientations.apply_orientation(mask, back)
+    (ras,), grid, back = base.as_ras([magnitude], image)
+    return back(function(ras, grid, params, **options))
+
+
+def placed(method: Method, device: str) -> dict[str, str]:
+    """Where a method is to compute, for those that can be told."""
+    return {"device": resolve_device(device)} if "device" in method.extras else {}
 
 
 def combined(magnitude: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from nipype.interfaces.base import File, TraitedSpec, traits
 from qsmprep.bids.names import sidecar_path
 from qsmprep.bids.tables import find_regions, read_label_table, write_label_table, write_roi_table
 from qsmprep.bids.write import copy_file, write_json, write_nifti
+from qsmprep.core.device import resolve_device
 from qsmprep.core.labels import as_labels, sample_labels, share_inside, sub_offsets, swapped_pairs
 from qsmprep.core.parameters import RoiParams
 from qsmprep.core.roi import reference_region, region_row
@@ -40,6 +41,40 @@ def load_labels(path: str | Path) -> tuple[Any, Any]:
 def read_matrix(path: str | Path | None) -> Any:
     """A 4 x 4 matrix from text; None stands for none."""
     return np.loadtxt(path) if path else None
+
+
+class SegmentNucleiInputSpec(base.MethodInputSpec):
+    """A susceptibility map and where it is defined."""
+
+    chi_ppm = File(exists=True, mandatory=True)
+    mask = File(exists=True, mandatory=True)
+    model = traits.Str(usedefault=True, desc="checksum of the network's weights, so that others do not reuse results")
+
+
+class SegmentNucleiOutputSpec(TraitedSpec):
+    """FreeSurfer's codes on the grid of the map."""
+
+    labels = File()
+    info = File()
+
+
+class SegmentNuclei(base.Step):
+    """Segment the deep grey nuclei on a susceptibility map."""
+
+    input_spec = SegmentNucleiInputSpec
+    output_spec = SegmentNucleiOutputSpec
+    step = "nuclei"
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """Load, segment, save."""
+        chi_ppm, image = base.load(self.inputs.chi_ppm)
+        function, params = self.method()
+        (chi, mask), grid, back = base.as_ras([chi_ppm, base.load_mask(self.inputs.mask)], image)
+        found = function(chi, mask, grid, params, device=resolve_device(self.inputs.device))
+        return {
+            "labels": base.save(folder, "labels", back(found.labels), image),
+            "info": base.save_info(folder, found.info),
+        }
 
 
 class LabelsToMapInputSpec(base.StepInputSpec):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from qsmprep.core.device import is_out_of_memory
 from qsmprep.core.grid import Grid
 from qsmprep.core.inversion.problem import Problem, Volume, prepare
-from qsmprep.core.parameters import ConeNetParams, LoopNetParams, MetaQSMParams, QSMInvNetParams
+from qsmprep.core.parameters import ConeNetParams, LoopNetParams, MetaQSMParams, PedQNetParams, QSMInvNetParams
 from qsmprep.core.results import Susceptibility
 from qsmprep.errors import OutOfMemoryError, UsageError
 from qsmprep.networks.adapt import Subject, adapt_physics, adapt_statistics
@@ -275,113 +276,55 @@ class Runner:
         return outputs[-2 if native else -1]
 
 
-def conenet(
-    field_ppm: Volume,
-    mask: Volume,
-    grid: Grid,
-    params: ConeNetParams | None = None,
-    *,
-    weights: Volume | None = None,
-    magnitude: Volume | None = None,
-    rad_per_ppm: float | None = None,
-    device: str = "cpu",
-) -> Susceptibility:
-    """Susceptibility with ConeNet: a few proximal steps of a small network, each followed by data consistency.
+def _method(name: str, kind: Any, text: str) -> Callable[..., Susceptibility]:
+    """The inversion by the network of that name, with parameters of that kind."""
 
-    See :class:`qsmprep.networks.conenet.ConeNet` for the network and :func:`invert` for the arguments.
-    """
-    return invert(
-        "conenet",
-        field_ppm,
-        mask,
-        grid,
-        params or ConeNetParams(),
-        weights=weights,
-        magnitude=magnitude,
-        rad_per_ppm=rad_per_ppm,
-        device=device,
-    )
+    def run(
+        field_ppm: Volume,
+        mask: Volume,
+        grid: Grid,
+        params: Any = None,
+        *,
+        weights: Volume | None = None,
+        magnitude: Volume | None = None,
+        rad_per_ppm: float | None = None,
+        device: str = "cpu",
+    ) -> Susceptibility:
+        given: dict[str, Any] = {"weights": weights, "magnitude": magnitude, "rad_per_ppm": rad_per_ppm}
+        return invert(name, field_ppm, mask, grid, params or kind(), **given, device=device)
+
+    run.__name__ = run.__qualname__ = name
+    run.__doc__ = f"Susceptibility with {text}\n\nSee :func:`invert` for the arguments."
+    return run
 
 
-def loopnet(
-    field_ppm: Volume,
-    mask: Volume,
-    grid: Grid,
-    params: LoopNetParams | None = None,
-    *,
-    weights: Volume | None = None,
-    magnitude: Volume | None = None,
-    rad_per_ppm: float | None = None,
-    device: str = "cpu",
-) -> Susceptibility:
-    """Susceptibility with LoopNet: a U-Net run in a loop, with reverse connections and attention.
-
-    See :class:`qsmprep.networks.loopnet.LoopNet` for the network and :func:`invert` for the arguments.
-    """
-    return invert(
-        "loopnet",
-        field_ppm,
-        mask,
-        grid,
-        params or LoopNetParams(),
-        weights=weights,
-        magnitude=magnitude,
-        rad_per_ppm=rad_per_ppm,
-        device=device,
-    )
-
-
-def metaqsm(
-    field_ppm: Volume,
-    mask: Volume,
-    grid: Grid,
-    params: MetaQSMParams | None = None,
-    *,
-    weights: Volume | None = None,
-    magnitude: Volume | None = None,
-    rad_per_ppm: float | None = None,
-    device: str = "cpu",
-) -> Susceptibility:
-    """Susceptibility with Meta-QSM: a U-Net whose kernels are predicted from voxel size and B0 direction.
-
-    See :class:`qsmprep.networks.metaqsm.MetaQSM` for the network and :func:`invert` for the arguments.
-    """
-    return invert(
-        "metaqsm",
-        field_ppm,
-        mask,
-        grid,
-        params or MetaQSMParams(),
-        weights=weights,
-        magnitude=magnitude,
-        rad_per_ppm=rad_per_ppm,
-        device=device,
-    )
-
-
-def qsminvnet(
-    field_ppm: Volume,
-    mask: Volume,
-    grid: Grid,
-    params: QSMInvNetParams | None = None,
-    *,
-    weights: Volume | None = None,
-    magnitude: Volume | None = None,
-    rad_per_ppm: float | None = None,
-    device: str = "cpu",
-) -> Susceptibility:
-    """Susceptibility with QSMInvNet+: a U-Net with batch normalisation for each domain, adapted if wanted.
-
-    See :class:`qsmprep.networks.invnet.QSMInvNet` for the network and :func:`invert` for the arguments.
-    """
-    return invert(
-        "qsminvnet",
-        field_ppm,
-        mask,
-        grid,
-        params or QSMInvNetParams(),
-        weights=weights,
-        magnitude=magnitude,
-        rad_per_ppm=rad_per_ppm,
-        device=device,
-    )
+conenet = _method(
+    "conenet",
+    ConeNetParams,
+    "ConeNet: a few proximal steps of a small network, each followed by data consistency; see "
+    ":class:`qsmprep.networks.conenet.ConeNet`.",
+)
+loopnet = _method(
+    "loopnet",
+    LoopNetParams,
+    "LoopNet: a U-Net run in a loop, with reverse connections and attention; see "
+    ":class:`qsmprep.networks.loopnet.LoopNet`.",
+)
+metaqsm = _method(
+    "metaqsm",
+    MetaQSMParams,
+    "Meta-QSM: a U-Net whose kernels are predicted from voxel size and B0 direction; see "
+    ":class:`qsmprep.networks.metaqsm.MetaQSM`.",
+)
+qsminvnet = _method(
+    "qsminvnet",
+    QSMInvNetParams,
+    "QSMInvNet+: a U-Net with batch normalisation for each domain, adapted if wanted; see "
+    ":class:`qsmprep.networks.invnet.QSMInvNet`.",
+)
+pedqnet = _method(
+    "pedqnet",
+    PedQNetParams,
+    "PedQ-NET: an nnU-Net trained by the physics, not by maps, joined to a segmentation; see "
+    ":class:`qsmprep.networks.pedqnet.PedQNet`.",
+)

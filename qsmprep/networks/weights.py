@@ -7,14 +7,15 @@ import hashlib
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as tensors_to_bytes
+from torch import nn
 
 from qsmprep.errors import CannotWriteError, DataError, UsageError
-from qsmprep.networks.base import QSMNetwork
 from qsmprep.networks.card import FOLDER, SUFFIX, Card, card_path, missing, read_card
 from qsmprep.networks.zoo import build
 
@@ -34,13 +35,13 @@ def weight_path(name: str, folder: str | Path | None = None) -> Path:
 
 
 def save(
-    network: QSMNetwork, card: Card, folder: str | Path | None = None, *, name: str = "", half: bool = True
+    network: nn.Module, card: Card, folder: str | Path | None = None, *, name: str = "", half: bool = True
 ) -> Card:
     """Write the weights of a network and their card.
 
     Parameters
     ----------
-    network : QSMNetwork
+    network : torch.nn.Module
         With the architecture and the configuration that the card states.
     card : Card
         Its ``parameters`` and ``sha256`` are filled in.
@@ -104,7 +105,7 @@ def _write(data: bytes, path: Path) -> None:
         raise CannotWriteError(f"the weights cannot be written ({error.strerror or error})", file=path) from error
 
 
-def load(name: str, folder: str | Path | None = None, device: torch.device | str = "cpu") -> tuple[QSMNetwork, Card]:
+def load(name: str, folder: str | Path | None = None, device: torch.device | str = "cpu") -> tuple[Any, Card]:
     """A trained network, ready to be run, and its card.
 
     Parameters

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from qsmprep.errors import UsageError
-from qsmprep.networks.base import QSMNetwork
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,14 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     ),
     Architecture("mesaqsm", "Mesa-QSM", "qsmprep.networks.metaqsm:MetaQSM", {"basis": 0}),
     Architecture("qsminvnet1", "QSMInvNet", "qsmprep.networks.invnet:QSMInvNet", {"domains": 1}),
+    Architecture("pedqnet", "PedQ-NET", "qsmprep.networks.pedqnet:PedQNet", {}),
+    Architecture("nnunet", "nnU-Net with TV", "qsmprep.networks.pedqnet:PedQNet", {"segmentation": None}),
+)
+"""Inversions."""
+
+SEGMENTERS: tuple[Architecture, ...] = (
+    Architecture("brainmask", "UNETR brain mask", "qsmprep.networks.unetr:Segmenter", {"classes": 2}),
+    Architecture("subcortical", "UNETR segmentation", "qsmprep.networks.unetr:Segmenter", {"classes": 9}),
 )
 
 
@@ -58,21 +65,21 @@ def architecture(name: str) -> Architecture:
     UsageError
         When there is none.
     """
-    for one in ARCHITECTURES:
+    for one in ARCHITECTURES + SEGMENTERS:
         if one.name == name:
             return one
     raise UsageError(
-        f"no network is called {name!r}", expected="one of " + ", ".join(one.name for one in ARCHITECTURES)
+        f"no network is called {name!r}", expected="one of " + ", ".join(one.name for one in ARCHITECTURES + SEGMENTERS)
     )
 
 
-def build(name: str, config: Mapping[str, Any] | None = None) -> QSMNetwork:
-    """An untrained network.
+def build(name: str, config: Mapping[str, Any] | None = None) -> Any:
+    """An untrained network: a :class:`qsmprep.networks.base.QSMNetwork`, or a segmenter.
 
     Parameters
     ----------
     name : str
-        See `ARCHITECTURES`.
+        See `ARCHITECTURES` and `SEGMENTERS`.
     config : mapping, optional
         Arguments of its class.
 
@@ -90,5 +97,4 @@ def build(name: str, config: Mapping[str, Any] | None = None) -> QSMNetwork:
         raise UsageError(
             f"{chosen.title} has no setting {', '.join(sorted(unknown))}", expected="some of " + ", ".join(sorted(free))
         )
-    network: QSMNetwork = kind(**chosen.fixed, **(config or {}))
-    return network
+    return kind(**chosen.fixed, **(config or {}))

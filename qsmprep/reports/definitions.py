@@ -130,6 +130,14 @@ METRICS: dict[str, MetricDefinition] = {
         "limit: no better than a map of zeros",
         high=1.0,
     ),
+    "kernel_error": MetricDefinition(
+        "consistency",
+        "Error of the implied kernel",
+        "",
+        "Dipole kernel that map and field imply by the angle to B0, less the true one, relative to it (root mean "
+        "squares over 45 bins); 0 is perfect.",
+        "after the evaluation of PedQ-NET (ISMRM 2022, abstract 1984); definition of qsmprep",
+    ),
 }
 
 FIGURES: dict[str, FigureDefinition] = {
@@ -202,6 +210,14 @@ FIGURES: dict[str, FigureDefinition] = {
         "Predicted against measured field, {name}",
         "Density of voxels: field predicted from the susceptibility map ({name}) against the measured local field.",
         "Voxels on the dashed line are explained by the map.",
+        graph=True,
+    ),
+    "kernel": FigureDefinition(
+        "Implied dipole kernel, {name}",
+        "Kernel that the susceptibility map ({name}) and the measured field imply, and that of the physics, against "
+        "the angle between k and B0.",
+        "Both lines should agree. Where they part near 1/3 the map holds what its field does not tell; a slope that "
+        "differs means a wrong scale, a wrong direction of B0, or a field that no map explains.",
         graph=True,
     ),
 }

@@ -1,4 +1,4 @@
-"""The graphs of the report: histogram of chi, profile from the rim inwards, data consistency.
+"""The graphs of the report: histogram of chi, profile from the rim inwards, data consistency, implied kernel.
 
 Drawn in dark ink on white, for print; the page inverts them in dark mode.
 """
@@ -15,6 +15,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
+from qsmprep.core.kernel import KernelCheck
 from qsmprep.errors import DataError
 from qsmprep.reports.canvas import DPI, encode_figure, write_png
 from qsmprep.reports.qc import RimProfile
@@ -141,6 +142,36 @@ def plot_consistency(
     bar.set_label("voxels", fontsize=11, color=DARK)
     bar.outline.set_linewidth(0.6)
     _legend(axes)
+    return write_png(encode_figure(figure), out_file)
+
+
+def plot_kernel(check: KernelCheck, out_file: str | Path, *, name: str = "") -> Path:
+    """Kernel that a map and its field imply, and that of the physics, against the angle to B0.
+
+    Parameters
+    ----------
+    check : KernelCheck
+        From :func:`qsmprep.core.kernel.check_kernel`.
+    out_file : str or Path
+        PNG to write.
+    name : str
+        Name of the inversion.
+
+    Raises
+    ------
+    CannotWriteError
+        When the file cannot be written.
+    """
+    figure, axes = _sheet()
+    axes.plot(check.cos2, check.true, color=DARK, lw=1.6, ls="--", label="physics, within the mask")
+    label = f"implied by {name or 'the map'} (error {100 * check.error:.0f} %)"
+    axes.plot(check.cos2, check.implied, color=_colour(0), lw=1.8, marker="o", ms=3.5, label=label)
+    axes.axhline(0, color=DARK, lw=0.6)
+    axes.axvline(1 / 3, color=DARK, lw=0.6, ls=":")
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("squared cosine of the angle between k and B0 (magic angle: 1/3)")
+    axes.set_ylabel("kernel")
+    axes.legend(frameon=False, fontsize=11, labelcolor=DARK, loc="upper right")
     return write_png(encode_figure(figure), out_file)
 
 

@@ -43,7 +43,7 @@ SECTIONS = (
     ("swi", "Susceptibility-weighted image", ("swi",)),
     ("roi", "Regions of interest", ("regions", "roi")),
     ("distribution", "Distribution and rim", ("histogram", "rim")),
-    ("consistency", "Data consistency", ("consistency",)),
+    ("consistency", "Data consistency", ("consistency", "kernel")),
 )
 """Anchor, heading and stages of the image sections, in the order of reading."""
 

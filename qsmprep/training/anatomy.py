@@ -19,6 +19,9 @@ CSF = 1
 WHITE = (2, 8, 13)
 """Classes with ordered fibres: cerebral and cerebellar white matter, brain stem."""
 
+IRON_RICH = (5, 6, 7, 10)
+"""Thalamus, caudate, putamen, pallidum: classes that gather iron over the years."""
+
 CLASSES: tuple[tuple[tuple[int, ...], float], ...] = (
     ((), 0.0),
     ((24, 122, 257), 0.0),

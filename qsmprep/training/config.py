@@ -13,6 +13,8 @@ from typing import Any
 import yaml
 
 from qsmprep.errors import MissingFileError, UsageError
+from qsmprep.training.magnitudes import ImageParams
+from qsmprep.training.nuclei import NucleiParams
 from qsmprep.training.sample import SampleParams
 
 
@@ -30,6 +32,14 @@ class TrainParams:
         Weight files to begin with instead of random weights: a shipped name, or FOLDER/NAME without suffix.
     sample, target : SampleParams
         How labelled samples are drawn, and (for domain-specific networks) the unlabelled ones.
+    image : ImageParams
+        How images of heads are drawn (brain mask).
+    nuclei : NucleiParams
+        How windows around the deep grey nuclei are drawn (segmentation, PedQ-NET).
+    variation, joint : float
+        Of PedQ-NET: weights of the total variation and of the segmentation's loss.
+    segmenter : str
+        Weight files of the segmenter that PedQ-NET is joined to, as for ``start``.
     physics_weight : float
         Final weight of the consistency with unlabelled fields, reached half-way; 0 for none.
     patches : tuple of (3,) tuple of int
@@ -66,6 +76,11 @@ class TrainParams:
     start: str = ""
     sample: SampleParams = field(default_factory=SampleParams)
     target: SampleParams = field(default_factory=SampleParams)
+    image: ImageParams = field(default_factory=ImageParams)
+    nuclei: NucleiParams = field(default_factory=NucleiParams)
+    variation: float = 0.1
+    joint: float = 0.1
+    segmenter: str = ""
     physics_weight: float = 0.0
     patches: tuple[tuple[int, int, int], ...] = ((64, 64, 64),)
     batch: int = 2

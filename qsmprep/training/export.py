@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,39 @@ from qsmprep.networks.zoo import architecture
 from qsmprep.training.config import TrainParams
 from qsmprep.training.loop import State
 from qsmprep.training.record import last_validation
+from qsmprep.training.tasks import task_of
+
+SEEN: dict[str, dict[str, str]] = {
+    "brainmask": {
+        "inputs": "magnitude",
+        "unit": "logit of brain",
+        "scaling": "the image is divided by its 99th percentile",
+    },
+    "subcortical": {
+        "inputs": "susceptibility",
+        "unit": "logits of background, then left and right caudate, putamen, pallidum and thalamus",
+        "scaling": "the map less its median is divided by its robust spread in the mask",
+    },
+}
+"""What segmenters are given and give."""
+
+FIELDS = "simulated fields of simulated susceptibility"
+
+FINEST_MM = 0.2
+"""Finest voxels that a segmenter may be given: they are averaged to its own."""
 
 GPUS = ("nvidia", "amd instinct", "tesla", "geforce", "quadro")
 
 
 def ranges(params: TrainParams) -> dict[str, tuple[float, float]]:
     """What a network may be given, after what it was trained on (with the second domain, where it saw one)."""
+    if params.network in SEEN:
+        edge = float(params.model["voxel_mm"])
+        thick = (params.image if params.network == "brainmask" else params.nuclei).slice_mm
+        turn = (params.image if params.network == "brainmask" else params.nuclei).pose.turn_deg
+        noise = params.image.noise if params.network == "brainmask" else params.sample.field.noise_ppm
+        slab = (FINEST_MM, max(thick[1], edge))
+        return {"in_plane_mm": (FINEST_MM, edge), "slice_mm": slab, "tilt_deg": (0.0, turn), "noise_ppm": noise}
     geometry, domains = params.sample.geometry, [params.sample, *([params.target] if params.physics_weight else [])]
     noise = (min(one.field.noise_ppm[0] for one in domains), max(one.field.noise_ppm[1] for one in domains))
     if geometry.fixed_mm is not None:
@@ -31,7 +59,8 @@ def ranges(params: TrainParams) -> dict[str, tuple[float, float]]:
 
 def limits(params: TrainParams, state: State, record: Mapping[str, Any]) -> tuple[str, ...]:
     """What the weights must not be trusted with."""
-    told = ["Trained on simulated fields of simulated susceptibility only; no real scan was ever seen."]
+    kind = "simulated images of label maps" if params.network == "brainmask" else FIELDS
+    told = [f"Trained on {kind} only; no real scan was ever seen."]
     if not record.get("label_maps") and not record.get("chi_maps"):
         told.append("Trained on random shapes without any anatomy.")
     if not record.get("held_out"):
@@ -64,11 +93,16 @@ def training(
         "hardware": " | ".join(dict.fromkeys(run["hardware"] for run in runs if "hardware" in run)),
         "threads": runs[-1].get("threads"),
         "data": {key: record.get(key, []) for key in ("label_maps", "held_out", "chi_maps")},
-        "shapes": params.sample.shapes if record.get("label_maps") or record.get("chi_maps") else 1.0,
+        "shapes": 0.0
+        if params.network in SEEN
+        else params.sample.shapes
+        if record.get("label_maps") or record.get("chi_maps")
+        else 1.0,
         "version": runs[-1].get("version"),
         "commit": runs[-1].get("commit"),
         "date": runs[-1].get("date"),
-        "validation_nrmse": None if score is None else round(score, 4),
+        "validation_error": None if score is None else round(score, 4),
+        "validation_score": task_of(params.network).score,
     }
     return {**entry, **({"description": description} if description else {})}
 
@@ -119,14 +153,37 @@ def export_weights(
     """
     if state.step == 0:
         raise DataError("no step was trained: there are no weights to export", file=out, remedy="train first")
+    entry, told = training(params, state, record, out, description), limits(params, state, record)
+    network, config = state.average, dict(params.model)
+    segmenter = getattr(network, "segmentation", None)
+    if segmenter is not None:
+        own = config.pop("segmentation")
+        card = Card(
+            "subcortical",
+            "UNETR segmentation of PedQ-NET",
+            own,
+            ranges(params),
+            entry,
+            limits=told,
+            **SEEN["subcortical"],
+        )
+        save(segmenter, card, folder, name=f"{name or params.network}_nuclei", half=half)
+        network = without_segmentation(network)
     card = Card(
         network=params.network,
         title=architecture(params.network).title,
-        config=params.model,
+        config=config,
         ranges=ranges(params),
-        training=training(params, state, record, out, description),
-        limits=limits(params, state, record),
-        inputs="local field, mask and magnitude" if params.model.get("guided") else Card.inputs,
+        training=entry,
+        limits=told,
+        **SEEN.get(params.network, {"inputs": "local field, mask and magnitude"} if config.get("guided") else {}),
     )
-    save(state.average, card, folder, name=name, half=half)
+    save(network, card, folder, name=name, half=half)
     return weight_path(name or params.network, folder)
+
+
+def without_segmentation(network: Any) -> Any:
+    """A copy of PedQ-NET's reconstruction alone; its segmenter has a file of its own."""
+    alone = copy.copy(network)
+    alone._modules = {key: module for key, module in network._modules.items() if key != "segmentation"}
+    return alone

@@ -9,7 +9,6 @@ import pickle
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +17,19 @@ from torch import nn
 
 from qsmprep.errors import CannotWriteError, DataError, QSMPrepError
 from qsmprep.networks.base import QSMNetwork
-from qsmprep.networks.geometry import field_scale
-from qsmprep.networks.invnet import SYNTHETIC, TARGET
 from qsmprep.networks.weights import load
 from qsmprep.networks.zoo import build
 from qsmprep.training.config import TrainParams
 from qsmprep.training.draw import Dice
-from qsmprep.training.losses import physics, relative_errors, supervised
-from qsmprep.training.sample import Sources, draw_batch
-from qsmprep.training.supply import Batch, Supply, prepare
+from qsmprep.training.sample import Sources
+from qsmprep.training.state import State
+from qsmprep.training.supply import Batch, Supply
+from qsmprep.training.tasks import task_of
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
 SAVE_EVERY_S = 60.0
-VALIDATION_SEED = 20_000
-COLUMNS = ("step", "seconds", "learning_rate", "loss", "nrmse_train", "nrmse_validation")
-
-
-@dataclass
-class State:
-    """Everything that a training run carries from one step to the next."""
-
-    network: QSMNetwork
-    average: QSMNetwork
-    optimiser: torch.optim.Optimizer
-    dice: Dice
-    supply: Supply
-    target: Supply
-    step: int = 0
-    seconds: float = 0.0
+COLUMNS = ("step", "seconds", "learning_rate", "loss", "error_train", "error_validation")
 
 
 def begin(params: TrainParams, device: torch.device | str) -> State:
@@ -54,8 +37,7 @@ def begin(params: TrainParams, device: torch.device | str) -> State:
     torch.manual_seed(params.seed)
     network = channels_last(build(params.network, params.model).to(device))
     average = channels_last(build(params.network, params.model).to(device)).requires_grad_(False)
-    if params.start:
-        network.load_state_dict(starting_weights(params).state_dict())
+    network.load_state_dict({**network.state_dict(), **starting_weights(params)})
     average.load_state_dict(network.state_dict())
     check_patches(params, network)
     groups = list(network.parameters())
@@ -68,35 +50,45 @@ def begin(params: TrainParams, device: torch.device | str) -> State:
     )
 
 
-def starting_weights(params: TrainParams) -> QSMNetwork:
-    """The network whose weights training begins with, from the weight files that ``start`` names.
+def starting_weights(params: TrainParams) -> dict[str, torch.Tensor]:
+    """The weights that training begins with, of the files that ``start`` and ``segmenter`` name.
 
     Raises
     ------
     DataError
-        When it is another network than the one to be trained, or of another size.
+        When they are of another network than the one to be trained, or of another size.
     MissingFileError
         When there are none.
     """
-    where = Path(params.start)
-    given, card = load(where.name, where.parent if where.parent != Path() else None)
-    if card.network != params.network or dict(card.config) != dict(params.model):
-        raise DataError(
-            f"training cannot begin with the weights {params.start}: they are of {card.network} {dict(card.config)}",
-            expected=f"{params.network} {dict(params.model)}",
-        )
-    return given
+    tensors: dict[str, torch.Tensor] = {}
+    own = dict(params.model)
+    joined = own.pop("segmentation", None)
+    for name, prefix, networks, wanted in (
+        (params.start, "", (params.network, *("nnunet",) * (joined is not None)), own),
+        (params.segmenter, "segmentation.", ("subcortical",), joined),
+    ):
+        if not name:
+            continue
+        where = Path(name)
+        given, card = load(where.name, where.parent if where.parent != Path() else None)
+        if card.network not in networks or dict(card.config) != wanted:
+            raise DataError(
+                f"training cannot begin with the weights {name}: they are of {card.network} {dict(card.config)}",
+                expected=f"{networks[0]} {wanted}",
+            )
+        tensors |= {prefix + key: value for key, value in given.state_dict().items()}
+    return tensors
 
 
 def check_patches(params: TrainParams, network: QSMNetwork) -> None:
-    """Refuse patches that the network's stride does not divide.
+    """Refuse patches that the network's stride does not divide; a segmenter has windows of its own.
 
     Raises
     ------
     DataError
         Naming the stride.
     """
-    for patch in params.patches:
+    for patch in params.patches if isinstance(network, QSMNetwork) else ():
         if any(n % network.stride or n < network.stride for n in patch):
             raise DataError(
                 f"a patch of {patch} voxels does not suit {params.network}",
@@ -109,7 +101,7 @@ def check_patches(params: TrainParams, network: QSMNetwork) -> None:
             )
 
 
-def channels_last(network: QSMNetwork) -> QSMNetwork:
+def channels_last(network: Any) -> Any:
     """Store convolution kernels channels-last, which the CPU's and the GPU's convolutions prefer."""
     for parameter in network.parameters():
         if parameter.dim() == 5:
@@ -146,45 +138,13 @@ def use_bfloat16(params: TrainParams, device: torch.device) -> bool:
     return params.precision == "bfloat16" or (params.precision == "auto" and bfloat16_pays(device))
 
 
-def losses_of(params: TrainParams, state: State, sources: Sources, low: bool) -> tuple[torch.Tensor, float]:
-    """Loss of a step with its graph, and the relative error of the last output."""
-    network, device = state.network, state.dice.device
-    patch = params.patches[state.step % len(params.patches)]
-    batch = state.supply.take(state.step, state.dice, sources, patch, params.batch, params.sample, network)
-    sample = batch.sample
-    with torch.autocast(device.type, torch.bfloat16, enabled=low):
-        outputs = apply(network, batch, domain=SYNTHETIC)
-    scale = field_scale(sample.field, sample.mask)
-    loss = supervised(outputs, sample.chi / scale, sample.mask, params.loss, params.iteration_decay)
-    with torch.no_grad():
-        error = float(relative_errors(outputs[-1], sample.chi / scale, sample.mask)[0])
-    if params.physics_weight:
-        unlabelled = state.target.take(state.step, state.dice, sources, patch, params.batch, params.target, network)
-        other = unlabelled.sample
-        with torch.autocast(device.type, torch.bfloat16, enabled=low):
-            chi = apply(network, unlabelled, domain=TARGET)[0] * field_scale(other.field, other.mask)
-        weight = other.mask / (1 + other.noise_ppm / 0.003)
-        ramp = min(1.0, 2 * state.step / max(1, params.steps))
-        loss = loss + params.physics_weight * ramp * physics(chi, other.field, weight, other.geometry)
-    return loss, error
-
-
-def apply(network: QSMNetwork, batch: Batch, **options: Any) -> list[torch.Tensor]:
-    """Run a network on a batch; the outputs are in units of the field's spread."""
-    sample = batch.sample
-    scaled = sample.field / field_scale(sample.field, sample.mask)
-    if batch.prepared is not None:
-        options |= {"prepared": batch.prepared, "magnitude": sample.magnitude}
-    return network(scaled, sample.mask, sample.geometry, **options)  # type: ignore[no-any-return]
-
-
 def advance(params: TrainParams, state: State, sources: Sources, low: bool) -> tuple[float, float]:
     """One optimiser step; the loss and the relative error on its samples."""
     state.network.train()
     rate = learning_rate(params, state.step)
     for group in state.optimiser.param_groups:
         group["lr"] = rate
-    loss, error = losses_of(params, state, sources, low)
+    loss, error = task_of(params.network).losses(params, state, sources, low)
     state.optimiser.zero_grad(set_to_none=True)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), params.clip)
@@ -198,27 +158,6 @@ def advance(params: TrainParams, state: State, sources: Sources, low: bool) -> t
         for mean, now in zip(state.average.buffers(), state.network.buffers(), strict=True):
             mean.copy_(now)
     return float(loss.detach()), error
-
-
-def validation_batches(params: TrainParams, state: State, held: Sources, device: torch.device | str) -> list[Batch]:
-    """Four fixed samples of the held-out label maps (none where there are none)."""
-    if not held.labels:
-        return []
-    sample = dataclasses.replace(params.sample, shapes=0.0)
-    dice = [Dice.of(VALIDATION_SEED + index, device) for index in range(4)]
-    return [prepare(draw_batch(one, held, params.patches[0], 1, sample), state.network) for one in dice]
-
-
-@torch.no_grad()
-def validate(network: QSMNetwork, batches: list[Batch]) -> float:
-    """Mean relative error of the last output."""
-    network.eval()
-    errors = []
-    for batch in batches:
-        sample = batch.sample
-        truth = sample.chi / field_scale(sample.field, sample.mask)
-        errors.append(relative_errors(apply(network, batch)[-1], truth, sample.mask)[0])
-    return float(torch.stack(errors).mean()) if errors else math.nan
 
 
 def save(path: Path, params: TrainParams, state: State) -> None:
@@ -304,7 +243,8 @@ def resume(path: Path, params: TrainParams, device: torch.device | str) -> State
         state.optimiser.load_state_dict(content["optimiser"])
         dice = content["dice"]
         for supply, key in ((state.supply, "recent"), (state.target, "recent_target")):
-            supply.recent = [Batch.of(kept) for kept in content.get(key, []) if "magnitude" in kept]
+            kind = getattr(task_of(params.network), "batch" if supply is state.supply else "target_batch")
+            supply.recent = [kind.of(kept) for kept in content.get(key, []) if kind is not Batch or "magnitude" in kept]
         state.dice.restore(dice if isinstance(dice, list) else [dice])
         state.step, state.seconds = int(content["step"]), float(content["seconds"])
     except (RuntimeError, KeyError, TypeError, ValueError) as problem:
@@ -357,7 +297,8 @@ def train(
     where = out / CHECKPOINT
     state = resume(where, params, device) if where.exists() else begin(params, device)
     low = use_bfloat16(params, torch.device(device))
-    samples = validation_batches(params, state, held, device)
+    task = task_of(params.network)
+    samples = task.fixed_batches(params, state.network, held, device)
     begun = saved = time.monotonic()
     lost = 0
     while state.step < params.steps and time.monotonic() - begun < 60 * minutes:
@@ -370,10 +311,10 @@ def train(
             raise QSMPrepError("training diverged: the loss is not a number", remedy="lower `learning_rate`")
         state.seconds += time.monotonic() - start
         last = state.step == params.steps
-        row = {"step": state.step, "seconds": round(state.seconds, 2), "loss": loss, "nrmse_train": error}
+        row = {"step": state.step, "seconds": round(state.seconds, 2), "loss": loss, "error_train": error}
         row["learning_rate"] = learning_rate(params, state.step - 1)
         if samples and (state.step % params.validate_every == 0 or last):
-            row["nrmse_validation"] = validate(state.average, samples)
+            row["error_validation"] = task.validate(state.average, samples)
         log(out / LOG, row)
         if report is not None:
             report(state.step, row)

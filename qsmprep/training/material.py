@@ -10,6 +10,7 @@ import torch
 
 from qsmprep.errors import DataError, MissingFileError
 from qsmprep.training.anatomy import label_files, load_chi, load_labels
+from qsmprep.training.heads import load_head
 from qsmprep.training.sample import Sources
 
 NEARBY = Path("..", "shared", "data", "head-labels")
@@ -26,6 +27,8 @@ class Material:
         What is trained on, and what is only validated with.
     labels, held_labels, chi : tuple of str
         Names of the label maps trained on and held out, and of the susceptibility maps.
+    patches : bool
+        Whether patches are drawn, some of them random shapes; else whole heads only.
     """
 
     sources: Sources
@@ -33,6 +36,7 @@ class Material:
     labels: tuple[str, ...] = ()
     held_labels: tuple[str, ...] = ()
     chi: tuple[str, ...] = ()
+    patches: bool = True
 
     @property
     def sentence(self) -> str:
@@ -42,7 +46,10 @@ class Material:
             parts.append(f"{len(self.labels)} label maps")
         if self.chi:
             parts.append(f"{len(self.chi)} susceptibility maps")
-        seen = " and ".join(parts) + ", and random shapes" if parts else "random shapes only"
+        if not self.patches:
+            seen = " and ".join(parts) or "nothing"
+        else:
+            seen = " and ".join(parts) + ", and random shapes" if parts else "random shapes only"
         checked = f"{len(self.held_labels)} label maps held out" if self.held_labels else "nothing: none is held out"
         return f"trained on {seen}; validated with {checked}"
 
@@ -53,7 +60,13 @@ def stem(path: Path) -> str:
 
 
 def gather(
-    labels: Path | None, chi: Sequence[Path], hold_out: Sequence[str], device: torch.device | str = "cpu"
+    labels: Path | None,
+    chi: Sequence[Path],
+    hold_out: Sequence[str],
+    device: torch.device | str = "cpu",
+    *,
+    heads: bool = False,
+    patches: bool = True,
 ) -> Material:
     """Read the maps of a training run.
 
@@ -67,6 +80,10 @@ def gather(
         Names of the label maps that are never trained on.
     device : torch.device or str
         Where the maps are kept.
+    heads : bool
+        Read the label maps as whole heads.
+    patches : bool
+        Read them as what patches are cut from.
 
     Raises
     ------
@@ -89,10 +106,19 @@ def gather(
             file=labels,
             expected="label maps whose names do not stand in the recipe's `hold_out`",
         )
+
+    def read(paths: Sequence[Path], maps: Sequence[Path] = ()) -> Sources:
+        return Sources(
+            tuple(load_labels(path, device) for path in paths) if patches else (),
+            tuple(load_chi(path, device) for path in maps),
+            tuple(load_head(path, device) for path in paths) if heads else (),
+        )
+
     return Material(
-        Sources(tuple(load_labels(path, device) for path in used), tuple(load_chi(path, device) for path in chi)),
-        Sources(tuple(load_labels(path, device) for path in held)),
+        read(used, chi),
+        read(held),
         tuple(stem(path) for path in used),
         tuple(stem(path) for path in held),
         tuple(stem(path) for path in chi),
+        patches,
     )

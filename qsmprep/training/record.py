@@ -157,10 +157,10 @@ def write_record(out: Path, record: dict[str, Any]) -> None:
 
 
 def last_validation(out: Path) -> float | None:
-    """The last NRMSE on held-out maps in the log of a training folder."""
+    """The last error on held-out maps in the log of a training folder."""
     try:
         with (out / LOG).open(newline="", encoding="utf-8") as file:
-            values = [row.get("nrmse_validation") for row in csv.DictReader(file)]
+            values = [row.get("error_validation") or row.get("nrmse_validation") for row in csv.DictReader(file)]
     except OSError:
         return None
     found = [float(value) for value in values if value]

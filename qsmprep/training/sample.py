@@ -11,6 +11,7 @@ from qsmprep.core.grid import Grid
 from qsmprep.networks.geometry import Geometry
 from qsmprep.training.anatomy import Anatomy, LabelMap, chi_patch, head_patch, random_patch
 from qsmprep.training.draw import Dice, Shape, erode, rotation, smooth_noise
+from qsmprep.training.heads import HeadMap
 from qsmprep.training.susceptibility import ChiParams, draw_magnitude, fibres, paint
 
 PAD = 1.25
@@ -109,6 +110,7 @@ class Sources:
 
     labels: tuple[LabelMap, ...] = ()
     chi: tuple[tuple[torch.Tensor, tuple[float, float, float]], ...] = ()
+    heads: tuple[HeadMap, ...] = ()
 
 
 def draw_grid(dice: Dice, shape: Shape, params: GeometryParams) -> Grid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +11,8 @@ import torch
 from qsmprep.core.grid import Grid
 from qsmprep.networks.base import QSMNetwork
 from qsmprep.networks.geometry import Geometry, field_scale
-from qsmprep.training.draw import Dice, Shape
-from qsmprep.training.sample import PAD, Sample, SampleParams, Sources, draw_batch
+from qsmprep.training.draw import Dice
+from qsmprep.training.sample import PAD, Sample
 
 KEPT = 20
 """Batches that copies are made of."""
@@ -70,27 +71,18 @@ class Supply:
     ----------
     reuse : int
         How many steps there are for each batch that is drawn; 1 draws for every step.
-    recent : list of Batch
-        The last `KEPT` of them.
+    recent : list
+        The last `KEPT` of them: :class:`Batch`, or anything else with ``mirrored``.
     """
 
     reuse: int = 1
-    recent: list[Batch] = field(default_factory=list)
+    recent: list[Any] = field(default_factory=list)
 
-    def take(
-        self,
-        step: int,
-        dice: Dice,
-        sources: Sources,
-        shape: Shape,
-        size: int,
-        params: SampleParams,
-        network: QSMNetwork,
-    ) -> Batch:
+    def take(self, step: int, dice: Dice, draw: Callable[[], Any]) -> Any:
         """The batch of a step: a new one every `reuse` steps, else a mirrored copy of a recent one."""
         if self.reuse > 1 and step % self.reuse and self.recent:
             return self.recent[dice.integer(0, len(self.recent) - 1)].mirrored(dice)
-        batch = prepare(draw_batch(dice, sources, shape, size, params), network)
+        batch = draw()
         if self.reuse > 1:
             self.recent = [*self.recent, batch][-KEPT:]
         return batch

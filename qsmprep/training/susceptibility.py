@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from qsmprep.training.anatomy import CLASSES, WHITE, Anatomy
+from qsmprep.training.anatomy import CLASSES, IRON_RICH, WHITE, Anatomy
 from qsmprep.training.draw import Dice, Shape, coordinates, gaussian, shape_mask, smooth_noise, vessels
 
 Voxel = tuple[float, float, float]
@@ -30,6 +30,8 @@ class ChiParams:
         Probability that the whole map changes sign.
     blur_voxels : (2,) tuple of float
         Range of the standard deviation of the final blur.
+    iron : (2,) tuple of float
+        Range of a factor on the priors of the deep grey nuclei: 1 for adults, next to nothing for newborns.
     """
 
     spread_ppm: float = 0.02
@@ -38,12 +40,15 @@ class ChiParams:
     lesion_ppm: float = 2.0
     sign_chance: float = 0.5
     blur_voxels: tuple[float, float] = (0.2, 0.7)
+    iron: tuple[float, float] = (1.0, 1.0)
 
 
 def paint(dice: Dice, anatomy: Anatomy, voxel_mm: Voxel, params: ChiParams) -> torch.Tensor:
     """Susceptibility in ppm on a patch, zero outside the brain, ``(nx, ny, nz)``."""
     shape: Shape = tuple(anatomy.classes.shape)  # type: ignore[assignment]
     prior = torch.tensor([value for _, value in CLASSES], device=dice.device)
+    if params.iron != (1.0, 1.0):
+        prior[list(IRON_RICH)] *= dice.number(*params.iron)
     level = prior * dice.uniform(0.3, 1.8, prior.shape) + params.spread_ppm * dice.normal(prior.shape)
     strength = dice.uniform(0.0, params.texture_ppm, prior.shape)
     level[1] *= 0.3  # water around the brain differs little from that within

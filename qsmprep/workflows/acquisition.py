@@ -27,6 +27,9 @@ from qsmprep.settings import Settings
 BYTES_PER_VOXEL = {"conform": 40, "unwrap": 80, "fieldmap": 120, "background": 400, "invert": 700}
 """Memory of a node in bytes per voxel (and echo, for the first three); a nominal figure for the scheduler."""
 
+SEGMENTER_GB = 2.0
+"""Memory of a segmentation network on one window."""
+
 
 def init_acquisition_wf(acquisition: Acquisition, settings: Settings, n_voxels: int) -> LiterateWorkflow:
     """Build the graph that computes everything of one acquisition.
@@ -73,7 +76,13 @@ def _field_part(
     """Echoes to field map, masks and relaxation."""
     te_s, threads = list(acquisition.te_s), settings.omp_nthreads
     conform = _node(Conform(**_images(acquisition, settings)), "conform", gb * BYTES_PER_VOXEL["conform"])
-    brain = _node(BrainMask(**_chosen(settings, "mask", settings.mask)), "brain", gb * BYTES_PER_VOXEL["conform"])
+    learned = METHODS.get("mask", settings.mask).learned
+    brain = _node(
+        BrainMask(**computed(settings, "mask", settings.mask)),
+        "brain",
+        max(gb * BYTES_PER_VOXEL["conform"], SEGMENTER_GB * learned),
+        threads if learned else 1,
+    )
     if acquisition.given_mask is not None:
         brain.inputs.given_mask = str(acquisition.given_mask)
     artefacts = _node(
@@ -161,9 +170,8 @@ def _chi_part(
 ) -> None:
     """Field map to susceptibility, once for every inversion."""
     b0_t, threads = acquisition.b0_t, settings.omp_nthreads
-    where: dict[str, Any] = {"device": settings.device, "use_gpu": may_use_gpu(settings.device)}
     background = _node(
-        RemoveBackground(b0_t=b0_t, **where, **_chosen(settings, "background", settings.background)),
+        RemoveBackground(b0_t=b0_t, **placed(settings), **_chosen(settings, "background", settings.background)),
         "background",
         gb * BYTES_PER_VOXEL["background"],
         threads,
@@ -179,9 +187,7 @@ def _chi_part(
             Invert(
                 b0_t=b0_t,
                 te_s=turn_time_s(acquisition.te_s),
-                model=model_of(settings, name),
-                **where,
-                **_chosen(settings, "inversion", name),
+                **computed(settings, "inversion", name),
             ),
             f"invert_{name}",
             gb * BYTES_PER_VOXEL["invert"],
@@ -206,18 +212,29 @@ def _chi_part(
             workflow.connect([(nodes["r2star"], invert, [("r2star_hz", "r2star_hz")])])
 
 
-def model_of(settings: Settings, name: str) -> str:
-    """Checksum of the weights of a learned inversion; empty for all others.
+def placed(settings: Settings) -> dict[str, Any]:
+    """Where a step that can use a GPU is to compute."""
+    return {"device": settings.device, "use_gpu": may_use_gpu(settings.device)}
+
+
+def computed(settings: Settings, step: str, name: str) -> dict[str, Any]:
+    """Inputs of a step that may be learned: method and parameters, the weights' checksum, and where to compute."""
+    where = placed(settings) if step == "inversion" or METHODS.get(step, name).learned else {}
+    return {**_chosen(settings, step, name), "model": model_of(settings, step, name), **where}
+
+
+def model_of(settings: Settings, step: str, name: str) -> str:
+    """Checksum of the weights of a learned method; empty for all others.
 
     Raises
     ------
     MissingFileError, DataError
         When there are no such weights, or they have no card that can be read.
     """
-    if not METHODS.get("inversion", name).learned:
+    method = METHODS.get(step, name)
+    if not method.learned:
         return ""
-    folder = settings.params("inversion", name).weights
-    return find_weights(name, folder).sha256
+    return find_weights(method.model or name, settings.params(step, name).weights).sha256
 
 
 def turn_time_s(te_s: tuple[float, ...]) -> float:

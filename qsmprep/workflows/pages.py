@@ -170,6 +170,7 @@ def gather(branch: str, outcome: Outcome, out_dir: Path, log_dir: Path) -> Gathe
         "histogram",
         "rim",
         "consistency",
+        "kernel",
         "regions",
         "roi",
     )

@@ -57,6 +57,8 @@ def _choose(
     """Segmentations of one acquisition: those found, or the one to be made."""
     if settings.segmentation == "auto":
         return find_segmentations(settings.derivatives, acquisition, grid)
+    if settings.segmentation == "unetr":
+        return (Segmentation("unetr", acquisition.files[0], FREESURFER_WORD, True, "unetr"),), ()
     t1w = acquisition.t1w
     if settings.segmentation == "first" and t1w is not None:
         return (Segmentation("first", t1w, FREESURFER_WORD, False, "first"),), ()
@@ -83,6 +85,10 @@ def regions_text(segmentations: tuple[Segmentation, ...], settings: Settings) ->
     made = {segmentation.method for segmentation in segmentations}
     if "first" in made:
         said.append("Regions of interest were segmented on the T1-weighted image with FSL FIRST [@patenaude2011]")
+    if "unetr" in made:
+        method = METHODS.get("nuclei", "unetr")
+        cited = "; ".join(f"@{key}" for key in method.citations)
+        said.append(f"{method.describe(settings.params('nuclei', 'unetr'))} [{cited}]")
     if "atlas" in made:
         method = METHODS.get("segmentation", "atlas")
         cited = "; ".join(f"@{key}" for key in method.citations)

@@ -1,4 +1,4 @@
-"""Where the labels of a segmentation come from in the graph: a file, FSL FIRST, or an atlas; and how they fit."""
+"""Where the labels of a segmentation come from in the graph: a file, a network, FSL FIRST, or an atlas."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ from qsmprep.bids.headers import read_header
 from qsmprep.bids.names import derivative_path
 from qsmprep.bids.segmentations import Segmentation
 from qsmprep.bids.tables import read_label_table
+from qsmprep.core.methods import METHODS
 from qsmprep.errors import UsageError
 from qsmprep.interfaces.publish import PublishFile
+from qsmprep.interfaces.regions import SegmentNuclei
 from qsmprep.interfaces.registration import AtlasLabels, BrainOf, Coregister, First
 from qsmprep.settings import Settings
+from qsmprep.workflows.acquisition import SEGMENTER_GB, computed, model_of
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def check_segmentation(settings: Settings) -> None:
     UsageError
         When --atlas is given with another segmentation, or is not two files.
     MissingFileError, DataError
-        When FSL is not there, or the atlas or its table cannot be read.
+        When FSL or a network's weights are not there, or the atlas or its table cannot be read.
     """
     if settings.atlas and settings.segmentation != "atlas":
         raise UsageError("`--atlas` is only used with `--segmentation atlas`", remedy="add it, or leave --atlas out")
@@ -85,6 +88,8 @@ def check_segmentation(settings: Settings) -> None:
         atlas, table = atlas_files(settings)
         read_header(atlas)
         read_label_table(table)
+    if settings.segmentation == "unetr":
+        model_of(settings, "nuclei", "unetr")
 
 
 def add_source(
@@ -98,9 +103,27 @@ def add_source(
         parameters = {"in_file": str(segmentation.file)}
         first = pe.Node(First(**parameters), name="first", mem_gb=2.0)
         return Source((first, "labels"), segmentation.table, matrix)
+    if segmentation.method == "unetr":
+        return Source((_nuclei(workflow, settings), "labels"), segmentation.table)
     if segmentation.method == "atlas":
         return _atlas(workflow, acquisition, settings, matrix)
     return Source(str(segmentation.file), segmentation.table, matrix)
+
+
+def _nuclei(workflow: LiterateWorkflow, settings: Settings) -> pe.Node:
+    """The node that segments the deep grey nuclei on the first susceptibility map."""
+    name = settings.inversions[0]
+    node = pe.Node(
+        SegmentNuclei(**computed(settings, "nuclei", "unetr")),
+        name="nuclei",
+        mem_gb=SEGMENTER_GB,
+        n_procs=settings.omp_nthreads,
+    )
+    node.interface.inputs.num_threads = settings.omp_nthreads
+    masked = "qsmmask" if METHODS.get("inversion", name).takes == "total" else "background"
+    workflow.connect(workflow.get_node(f"invert_{name}"), "chi_ppm", node, "chi_ppm")
+    workflow.connect(workflow.get_node(masked), "mask", node, "mask")
+    return node
 
 
 def _t1w_brain(workflow: LiterateWorkflow, acquisition: Acquisition) -> pe.Node:

@@ -16,6 +16,7 @@ from niworkflows.engine.workflows import LiterateWorkflow
 
 from qsmprep.bids.acquisition import Acquisition
 from qsmprep.bids.names import derivative_path
+from qsmprep.core.kernel import check_kernel
 from qsmprep.core.methods import METHODS
 from qsmprep.core.units import hz_per_ppm
 from qsmprep.interfaces import base
@@ -188,11 +189,14 @@ def stage_chi(inputs: Any, board: Board) -> None:
     consistency = qc.data_consistency(chi, measured, mask, grid)
     path = board.figure("consistency", title, "consistency")
     graphs.plot_consistency(consistency.predicted_ppm, measured, mask, path, name=title)
+    check = check_kernel(measured, chi, mask, grid)
+    graphs.plot_kernel(check, board.figure("kernel", title, "kernel"), name=title)
     board.metric("chi_sd_ppm", qc.chi_sd_ppm(chi, mask), title)
     board.metric("reference_ppm", json.loads(Path(inputs.info).read_text())["shift_ppm"], title)
     board.metric("streaking_index", qc.streaking_index(chi, mask, grid), title)
     board.metric("rim_ratio", qc.rim_ratio(chi, mask, grid), title)
     board.metric("consistency_nrmse", consistency.nrmse, title)
+    board.metric("kernel_error", check.error, title)
 
 
 def stage_compare(inputs: Any, board: Board) -> None:

@@ -114,7 +114,7 @@ def test_label_maps_beside_the_checkout_are_found(nowhere, recipe):
     assert "label maps: ../shared/data/head-labels" in done.stdout
     assert "1 label maps, and random shapes; validated with 1 label maps held out" in done.stdout
     assert "validation 0." in done.stdout or "validation 1." in done.stdout
-    assert float(rows(nowhere / "out")[-1]["nrmse_validation"]) > 0
+    assert float(rows(nowhere / "out")[-1]["error_validation"]) > 0
 
 
 def wait_for(process: subprocess.Popen[str], words: str) -> None:
@@ -171,7 +171,7 @@ def test_the_card_tells_what_was_done(tmp_path, nowhere, recipe, heads, capsys):
     assert training["description"] == "by hand / alone"
     assert training["hardware"] == hardware("cpu")
     assert training["validation_nrmse"] == pytest.approx(
-        float(rows(tmp_path / "deep" / "out")[1]["nrmse_validation"]), abs=1e-3
+        float(rows(tmp_path / "deep" / "out")[1]["error_validation"]), abs=1e-3
     )
     assert training["minutes"] >= 0
     assert card.ranges["in_plane_mm"] == (0.4, 1.3)
@@ -287,7 +287,7 @@ def test_a_terminal_sees_a_bar(monkeypatch, capsys):
         monkeypatch.setenv(name, value)
     with Progress(4, 10.0) as progress:
         for step in (1, 2, 3, 4):
-            progress(step, {"loss": 2.0, **({"nrmse_validation": 0.5} if step > 2 else {})})
+            progress(step, {"loss": 2.0, **({"error_validation": 0.5} if step > 2 else {})})
     told = capsys.readouterr().out
     assert "4/4" in told
     assert "loss 2.000  validation 0.500  done" in told

@@ -26,6 +26,7 @@ CONFIGS = {
     "loopnet": {"base": 4, "iterations": 2, "shuffle": 2},
     "metaqsm": {"base": 4, "depth": 3, "basis": 2, "shuffle": 2},
     "qsminvnet": {"base": 4, "shuffle": 2},
+    "pedqnet": {"filters": [8, 12, 16], "shuffle": 2},
 }
 NAMES = tuple(CONFIGS)
 
@@ -56,7 +57,7 @@ def card_of(name: str, config: dict | None = None, **values: object) -> Card:
 
 
 def write_all(folder: Path) -> Path:
-    """Weights of all four networks in a folder."""
+    """Weights of all networks in a folder."""
     for name in NAMES:
         save(lively(name), card_of(name, training={"steps": 7}), folder)
     return folder

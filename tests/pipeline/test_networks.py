@@ -68,6 +68,6 @@ def test_other_weights_are_other_inputs(tmp_path):
     sums = []
     for seed in (0, 1):
         write_weights(folder, seed)
-        sums.append(model_of(settings, "loopnet"))
+        sums.append(model_of(settings, "inversion", "loopnet"))
     assert sums[0] != sums[1]
-    assert model_of(settings, "tkd") == ""
+    assert model_of(settings, "inversion", "tkd") == ""

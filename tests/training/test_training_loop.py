@@ -102,10 +102,10 @@ def test_validation_is_logged_and_draws_nothing(tmp_path):
     with_them = train(tiny(), found.sources, found.held, tmp_path / "with")
     without = train(tiny(), found.sources, NOTHING, tmp_path / "without")
     assert same(with_them, without)
-    scores = [row["nrmse_validation"] for row in rows(tmp_path / "with")]
+    scores = [row["error_validation"] for row in rows(tmp_path / "with")]
     assert [bool(score) for score in scores] == [False, True, False, True]
     assert all(0 < float(score) < 3 for score in scores if score)
-    assert not any(row["nrmse_validation"] for row in rows(tmp_path / "without"))
+    assert not any(row["error_validation"] for row in rows(tmp_path / "without"))
 
 
 def test_the_average_follows_slowly():
@@ -129,7 +129,7 @@ def test_training_reduces_the_error(tmp_path):
     }
     params: TrainParams = tiny(steps=60, warmup=5, learning_rate=0.01, batch=2, sample=easy)
     train(params, NOTHING, NOTHING, tmp_path)
-    errors = [float(row["nrmse_train"]) for row in rows(tmp_path)]
+    errors = [float(row["error_train"]) for row in rows(tmp_path)]
     assert sum(errors[-15:]) < 0.9 * sum(errors[:15])
 
 

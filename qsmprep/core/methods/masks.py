@@ -18,6 +18,18 @@ METHODS = (
     ),
     Method(
         "mask",
+        "unetr",
+        "UNETR brain mask",
+        "qsmprep.networks.segmentation:unetr_mask",
+        p.UnetrParams,
+        "The brain was extracted from the root mean square of the echoes with a UNETR of qsmprep that was trained on "
+        "images of simulated contrast (threshold {threshold:g})",
+        ("hatamizadeh2022", "billot2023"),
+        extras=("device",),
+        model="brainmask",
+    ),
+    Method(
+        "mask",
         "threshold",
         "Otsu threshold",
         "qsmprep.core.masking.consensus:threshold_mask",

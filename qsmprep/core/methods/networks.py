@@ -46,4 +46,15 @@ METHODS = (
         "{domain} domain, adaptation to the subject: {adapt}, data consistency after it: {consistency})",
         ("chang2019", "polak2020"),
     ),
+    Method(
+        "inversion",
+        "pedqnet",
+        "PedQ-NET",
+        "qsmprep.networks.inference:pedqnet",
+        p.PedQNetParams,
+        "Susceptibility was computed with qsmprep's own training of PedQ-NET (ISMRM 2022, abstract 1984), an nnU-Net "
+        "trained by the physics and a segmentation of the nuclei without maps to learn from (data consistency after "
+        "it: {consistency})",
+        ("isensee2021", "polak2020"),
+    ),
 )

@@ -35,4 +35,15 @@ METHODS = (
         "(voxels of {voxel_mm:g} mm, {coarse}, {middle} and {fine} iterations)",
         ("avants2008", "tustison2021", "fonov2011"),
     ),
+    Method(
+        "nuclei",
+        "unetr",
+        "UNETR segmentation",
+        "qsmprep.networks.segmentation:unetr_nuclei",
+        p.UnetrParams,
+        "Caudate, putamen, pallidum and thalamus were segmented on the susceptibility map with a UNETR of qsmprep that "
+        "was trained on simulated maps",
+        ("hatamizadeh2022",),
+        model="subcortical",
+    ),
 )

@@ -51,7 +51,9 @@ from qsmprep.core.parameters.networks import (
     ConeNetParams,
     LoopNetParams,
     MetaQSMParams,
+    PedQNetParams,
     QSMInvNetParams,
+    UnetrParams,
 )
 from qsmprep.core.parameters.roi import (
     CoregistrationParams,
@@ -87,6 +89,7 @@ __all__ = [
     "NormalisationParams",
     "OffsetParams",
     "PdfParams",
+    "PedQNetParams",
     "QSMInvNetParams",
     "QualityMaskParams",
     "R2StarParams",
@@ -102,6 +105,7 @@ __all__ = [
     "TkdParams",
     "TsvdParams",
     "TvParams",
+    "UnetrParams",
     "VSharpParams",
     "WeightedParams",
     "WhqsmParams",

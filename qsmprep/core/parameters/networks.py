@@ -1,4 +1,4 @@
-"""Parameters of learned inversion, with units, defaults and limits."""
+"""Parameters of learned inversion and segmentation, with units, defaults and limits."""
 
 from __future__ import annotations
 
@@ -57,4 +57,22 @@ class QSMInvNetParams:
     consistency: bool = parameter(True, CONSISTENCY)
     ensemble: str = parameter("odd", ENSEMBLE, choices=("odd", "none"))
     tile: int = parameter(0, TILE, unit="voxels", low=0)
+    weights: str = parameter("", WEIGHTS)
+
+
+@dataclass(frozen=True)
+class PedQNetParams:
+    """Parameters of PedQ-NET at run time."""
+
+    consistency: bool = parameter(False, CONSISTENCY)
+    ensemble: str = parameter("odd", ENSEMBLE, choices=("odd", "none"))
+    tile: int = parameter(0, TILE, unit="voxels", low=0)
+    weights: str = parameter("", WEIGHTS)
+
+
+@dataclass(frozen=True)
+class UnetrParams:
+    """Parameters of the trained UNETRs, of the brain mask and of the segmentation of the deep grey nuclei."""
+
+    threshold: float = parameter(0.5, "probability from which on a voxel is brain, or nucleus", low=0.01, high=0.99)
     weights: str = parameter("", WEIGHTS)

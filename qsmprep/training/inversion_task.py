@@ -1,0 +1,89 @@
+"""Learning to invert fields: with the map that a field was made from, and with fields alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+
+from qsmprep.networks.base import QSMNetwork
+from qsmprep.networks.geometry import field_scale
+from qsmprep.networks.invnet import SYNTHETIC, TARGET
+from qsmprep.networks.physics import physics
+from qsmprep.training.config import TrainParams
+from qsmprep.training.draw import Dice
+from qsmprep.training.losses import relative_errors, supervised
+from qsmprep.training.sample import Sources, draw_batch
+from qsmprep.training.state import State
+from qsmprep.training.supply import Batch, prepare
+
+VALIDATION_SEED = 20_000
+
+
+def losses(params: TrainParams, state: State, sources: Sources, low: bool) -> tuple[torch.Tensor, float]:
+    """Loss of a step with its graph, and the relative error of the last output."""
+    network, device = state.network, state.dice.device
+    sample_batch = labelled(params, state, sources)
+    sample = sample_batch.sample
+    with torch.autocast(device.type, torch.bfloat16, enabled=low):
+        outputs = apply(network, sample_batch, domain=SYNTHETIC)
+    scale = field_scale(sample.field, sample.mask)
+    loss = supervised(outputs, sample.chi / scale, sample.mask, params.loss, params.iteration_decay)
+    with torch.no_grad():
+        error = float(relative_errors(outputs[-1], sample.chi / scale, sample.mask)[0])
+    if params.physics_weight:
+        patch = params.patches[state.step % len(params.patches)]
+        unlabelled = state.target.take(
+            state.step,
+            state.dice,
+            lambda: prepare(draw_batch(state.dice, sources, patch, params.batch, params.target), network),
+        )
+        other = unlabelled.sample
+        with torch.autocast(device.type, torch.bfloat16, enabled=low):
+            chi = apply(network, unlabelled, domain=TARGET)[0] * field_scale(other.field, other.mask)
+        weight = other.mask / (1 + other.noise_ppm / 0.003)
+        ramp = min(1.0, 2 * state.step / max(1, params.steps))
+        loss = loss + params.physics_weight * ramp * physics(chi, other.field, weight, other.geometry)
+    return loss, error
+
+
+def labelled(params: TrainParams, state: State, sources: Sources) -> Batch:
+    """The batch of a step."""
+    patch = params.patches[state.step % len(params.patches)]
+    return state.supply.take(  # type: ignore[no-any-return]
+        state.step,
+        state.dice,
+        lambda: prepare(draw_batch(state.dice, sources, patch, params.batch, params.sample), state.network),
+    )
+
+
+def apply(network: QSMNetwork, batch: Batch, **options: Any) -> list[torch.Tensor]:
+    """Run a network on a batch; the outputs are in units of the field's spread."""
+    sample = batch.sample
+    scaled = sample.field / field_scale(sample.field, sample.mask)
+    if batch.prepared is not None:
+        options |= {"prepared": batch.prepared, "magnitude": sample.magnitude}
+    return network(scaled, sample.mask, sample.geometry, **options)  # type: ignore[no-any-return]
+
+
+def fixed_batches(params: TrainParams, network: QSMNetwork, held: Sources, device: torch.device | str) -> list[Batch]:
+    """Four fixed samples of the held-out label maps (none where there are none)."""
+    if not held.labels:
+        return []
+    sample = dataclasses.replace(params.sample, shapes=0.0)
+    dice = [Dice.of(VALIDATION_SEED + index, device) for index in range(4)]
+    return [prepare(draw_batch(one, held, params.patches[0], 1, sample), network) for one in dice]
+
+
+@torch.no_grad()
+def validate(network: QSMNetwork, batches: list[Batch]) -> float:
+    """Mean relative error of the last output."""
+    network.eval()
+    errors = []
+    for batch in batches:
+        sample = batch.sample
+        truth = sample.chi / field_scale(sample.field, sample.mask)
+        errors.append(relative_errors(apply(network, batch)[-1], truth, sample.mask)[0])
+    return float(torch.stack(errors).mean()) if errors else math.nan

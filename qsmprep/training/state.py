@@ -1,0 +1,25 @@
+"""What a training run carries from one step to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from qsmprep.training.draw import Dice
+from qsmprep.training.supply import Supply
+
+
+@dataclass
+class State:
+    """Everything that a training run carries from one step to the next."""
+
+    network: Any
+    average: Any
+    optimiser: torch.optim.Optimizer
+    dice: Dice
+    supply: Supply
+    target: Supply
+    step: int = 0
+    seconds: float = 0.0
