@@ -27,7 +27,7 @@ from qsmprep.networks.zoo import ARCHITECTURES, build
 
 NAMES = [one.name for one in ARCHITECTURES]
 SMALL: dict[str, dict[str, object]] = {
-    name: {"filters": [4, 6, 8, 8, 8]} if name in ("pedqnet", "nnunet") else {"base": 4} for name in NAMES
+    name: {"filters": [4, 6, 8, 8]} if name in ("pedqnet", "nnunet") else {"base": 4} for name in NAMES
 }
 TILTED = (math.sin(0.3), 0.0, math.cos(0.3))
 
