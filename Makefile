@@ -7,6 +7,7 @@
 #   make benchmark   accuracy of every method on the examples, as Markdown tables
 #   make benchmark-fieldmap   from phase to local field, on simulated heads
 #   make benchmark-networks   learned against classical inversions, on heads that no network was trained on
+#   make benchmark-segmentation   brain masks and segmentations by the networks, beside BET
 #   make examples    simulate bids_examples again
 #   make clean       remove what the targets above made, except .venv
 
@@ -29,7 +30,7 @@ DEMO_OUT ?= demo_out
 DEMO_WORK ?= demo_work
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint benchmark benchmark-fieldmap benchmark-networks examples clean
+.PHONY: help install demo test test-slow lint benchmark benchmark-fieldmap benchmark-networks benchmark-segmentation examples clean
 
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -78,6 +79,9 @@ benchmark-fieldmap: $(RUN_STAMP)
 
 benchmark-networks: $(RUN_STAMP)
 	$(BIN)/python benchmarks/networks.py $(BENCHMARK_ARGS)
+
+benchmark-segmentation: $(RUN_STAMP)
+	$(BIN)/python benchmarks/segmentation.py $(BENCHMARK_ARGS)
 
 examples: $(RUN_STAMP)
 	PYTHON=$(abspath $(BIN))/python sh bids_examples/make.sh

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,10 +16,12 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from qsmprep.core.kernel import KernelCheck
 from qsmprep.errors import DataError
 from qsmprep.reports.canvas import DPI, encode_figure, write_png
 from qsmprep.reports.qc import RimProfile
+
+if TYPE_CHECKING:
+    from qsmprep.core.kernel import KernelCheck  # needs torch, which pages do without
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Colours that people with colour-vision deficiency can tell apart (Okabe and Ito)."""

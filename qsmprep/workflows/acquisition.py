@@ -76,15 +76,7 @@ def _field_part(
     """Echoes to field map, masks and relaxation."""
     te_s, threads = list(acquisition.te_s), settings.omp_nthreads
     conform = _node(Conform(**_images(acquisition, settings)), "conform", gb * BYTES_PER_VOXEL["conform"])
-    learned = METHODS.get("mask", settings.mask).learned
-    brain = _node(
-        BrainMask(**computed(settings, "mask", settings.mask)),
-        "brain",
-        max(gb * BYTES_PER_VOXEL["conform"], SEGMENTER_GB * learned),
-        threads if learned else 1,
-    )
-    if acquisition.given_mask is not None:
-        brain.inputs.given_mask = str(acquisition.given_mask)
+    brain = _brain_node(acquisition, settings, gb)
     artefacts = _node(
         CorrectPhase(
             te_s=te_s,
@@ -134,6 +126,20 @@ def _field_part(
     nodes = {"conform": conform, "brain": brain, "artefacts": artefacts, "fieldmap": fieldmap, "qsmmask": qsmmask}
     _side_part(workflow, acquisition, settings, gb, nodes)
     return nodes
+
+
+def _brain_node(acquisition: Acquisition, settings: Settings, gb: float) -> pe.Node:
+    """The node that extracts the brain, or takes the mask that is given."""
+    learned = METHODS.get("mask", settings.mask).learned
+    brain = _node(
+        BrainMask(**computed(settings, "mask", settings.mask)),
+        "brain",
+        max(gb * BYTES_PER_VOXEL["conform"], SEGMENTER_GB * learned),
+        settings.omp_nthreads if learned else 1,
+    )
+    if acquisition.given_mask is not None:
+        brain.inputs.given_mask = str(acquisition.given_mask)
+    return brain
 
 
 def _side_part(

@@ -59,9 +59,10 @@ def _check_machine(settings: Settings) -> None:
     """Refuse a device, a plugin, a program or trained weights that are not there before any work."""
     if settings.mask == "fsl" and shutil.which("bet") is None:
         raise MissingFileError("FSL's `bet` is not on the PATH", remedy="install FSL and load it, or use --mask bet")
-    for name in settings.inversions:
-        if METHODS.get("inversion", name).learned:
-            _check_weights(name, settings.params("inversion", name).weights)
+    for step, name in settings.chosen():
+        method = METHODS.get(step, name)
+        if method.learned:
+            _check_weights(name, method.model or name, settings.params(step, name).weights)
     if settings.device.startswith("cuda"):
         from qsmprep.core.device import resolve_device
 
@@ -72,13 +73,13 @@ def _check_machine(settings: Settings) -> None:
         plugin_settings(settings.use_plugin)
 
 
-def _check_weights(name: str, folder: str) -> None:
+def _check_weights(name: str, model: str, folder: str) -> None:
     """Refuse weights that are not there, or that a step in its own folder would not find."""
     from qsmprep.networks.card import find_weights
 
     if folder and not Path(folder).is_absolute():
         raise UsageError(f"`{name}.weights` is {folder!r}", expected="an absolute path")
-    find_weights(name, folder)
+    find_weights(model, folder)
 
 
 def _start_logs(settings: Settings, found: Preflight) -> Path:

@@ -474,3 +474,12 @@ def test_every_command_has_a_function_and_help(capsys):
             step.main([command.name, "--help"])
         assert done.value.code == 0
         assert command.summary[:30] in capsys.readouterr().out
+
+
+def test_mask_by_the_network(head, tmp_path, capsys):
+    out = tmp_path / "brain.nii.gz"
+    words = ("--magnitude", head.magnitude[0], "--method", "unetr", "--param", f"weights={tmp_path / 'none'}")
+    code, _, told = call(capsys, "mask", *words, "--out", out)
+    assert code == 66
+    assert "qsmprep-train brainmask" in told
+    assert not out.exists()
