@@ -12,6 +12,7 @@ from drawing import draw_head
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
+from qsmprep.core.kernel import check_kernel
 from qsmprep.core.units import hz_per_ppm
 from qsmprep.errors import CannotWriteError, DataError
 from qsmprep.reports import canvas, figures, graphs, qc
@@ -279,6 +280,9 @@ def test_graphs(head, tmp_path):
         graphs.plot_chi_histogram(maps, head.qsm, tmp_path / "histogram.png"),
         graphs.plot_rim_profile({"TV": profile}, tmp_path / "rim.png"),
         graphs.plot_consistency(head.local_ppm, 0.9 * head.local_ppm, head.qsm, tmp_path / "consistency.png"),
+        graphs.plot_kernel(
+            check_kernel(head.local_ppm, 0.9 * head.chi_ppm, head.qsm, head.grid), tmp_path / "kernel.png", name="TV"
+        ),
     ]
     for path in made:
         assert path.stat().st_size < canvas.MAX_BYTES
