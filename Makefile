@@ -8,6 +8,7 @@
 #   make benchmark-fieldmap   from phase to local field, on simulated heads
 #   make benchmark-networks   learned against classical inversions, on heads that no network was trained on
 #   make benchmark-segmentation   brain masks and segmentations by the networks, beside BET
+#   make benchmark-pediatric   PedQ-NET and others on heads of children
 #   make examples    simulate bids_examples again
 #   make clean       remove what the targets above made, except .venv
 
@@ -30,7 +31,7 @@ DEMO_OUT ?= demo_out
 DEMO_WORK ?= demo_work
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint benchmark benchmark-fieldmap benchmark-networks benchmark-segmentation examples clean
+.PHONY: help install demo test test-slow lint benchmark benchmark-fieldmap benchmark-networks benchmark-segmentation benchmark-pediatric examples clean
 
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -82,6 +83,9 @@ benchmark-networks: $(RUN_STAMP)
 
 benchmark-segmentation: $(RUN_STAMP)
 	$(BIN)/python benchmarks/segmentation.py $(BENCHMARK_ARGS)
+
+benchmark-pediatric: $(RUN_STAMP)
+	$(BIN)/python benchmarks/pediatric.py $(BENCHMARK_ARGS)
 
 examples: $(RUN_STAMP)
 	PYTHON=$(abspath $(BIN))/python sh bids_examples/make.sh

@@ -204,10 +204,10 @@ def person(rng: np.random.Generator) -> Person:
     return Person(age_years=float(rng.uniform(25, 75)), sex="MF"[int(rng.integers(2))])
 
 
-def phantom_head(seed: int, block_mm: Block = BLOCK_MM) -> Head:
-    """A subject of :mod:`qsmprep.phantom`."""
+def phantom_head(seed: int, block_mm: Block = BLOCK_MM, someone: Person | None = None) -> Head:
+    """A subject of :mod:`qsmprep.phantom`; someone grown-up where it is not said who."""
     rng = np.random.default_rng([77, seed])
-    subject = draw_subject(person(rng), (77, seed))
+    subject = draw_subject(someone or person(rng), (77, seed))
     warp = subject.warp
     centre = np.linalg.solve(warp.linear, CENTRE_MM - ISOCENTRE_MM) + warp.shift_mm
     shape = fine_shape(block_mm)
@@ -215,7 +215,8 @@ def phantom_head(seed: int, block_mm: Block = BLOCK_MM) -> Head:
     affine[:3, 3] = centre - (np.array(shape) - 1) / 2 * FINE_MM
     model = build_head(subject, shape, affine, b0_t=B0_T)
     magnitude = model.density * np.exp(-TE_S * model.r2star_hz)
-    return _head(f"phantom {seed}", 1000 + seed, block_mm, model.chi_ppm, magnitude, model.labels, model.brain_mask)
+    name = f"phantom {seed}" if someone is None else f"phantom {seed}, {someone.age_years:g} years"
+    return _head(name, 1000 + seed, block_mm, model.chi_ppm, magnitude, model.labels, model.brain_mask)
 
 
 def _head(

@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from qsmprep.core.methods import METHODS
 from qsmprep.core.metrics import evaluate, linear_fit
-from qsmprep.core.parameters import ConeNetParams, LoopNetParams, MetaQSMParams, QSMInvNetParams
+from qsmprep.core.parameters import ConeNetParams, LoopNetParams, MetaQSMParams, PedQNetParams, QSMInvNetParams
 from qsmprep.errors import QSMPrepError
 from qsmprep.networks.card import read_card
 from qsmprep.networks.inference import invert
@@ -47,7 +47,7 @@ GRIDS: dict[str, tuple[Settings, ...]] = {
 }
 """Classical methods, and what is tried of each on the tuning head of a scan; the lowest NRMSE wins."""
 
-LEARNED = ("conenet", "loopnet", "metaqsm", "qsminvnet", "unet")
+LEARNED = ("conenet", "loopnet", "metaqsm", "qsminvnet", "pedqnet", "unet")
 """Networks of the main tables."""
 
 TITLES = {
@@ -66,6 +66,8 @@ PARAMS = {
     "mesaqsm": MetaQSMParams,
     "qsminvnet": QSMInvNetParams,
     "qsminvnet1": QSMInvNetParams,
+    "pedqnet": PedQNetParams,
+    "nnunet": PedQNetParams,
 }
 """Run-time parameters by architecture."""
 
