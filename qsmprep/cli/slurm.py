@@ -175,12 +175,18 @@ def check(options: argparse.Namespace, rest: Sequence[str]) -> Settings:
     UsageError, MissingFileError
         As ``qsmprep`` would in every job, and for what makes no sense in one.
     """
+    known = {name for action in build_parser()._actions for name in action.option_strings}
+    for word in rest:
+        if word.startswith("--") and word.partition("=")[0] not in known:  # nor abbreviations, which could be of ours
+            raise UsageError(f"there is no option `{word}`", remedy="see `qsmprep-slurm --help` and `qsmprep --help`")
     labels = ["--participant-label", *options.participant_label] if options.participant_label else []
     where = [str(options.bids_dir), str(options.out_dir), "participant", "--work-dir", str(options.work_dir)]
     settings = parse_settings([*where, "--nprocs", str(options.nprocs), *labels, *rest])
     for name in NOT_HERE:
         if getattr(settings, name):
             raise UsageError(f"`--{name.replace('_', '-')}` makes no sense in an array of jobs")
+    from qsmprep.cluster.script import VARIABLE
+
     if options.time is not None and not TIME.fullmatch(options.time):
         raise UsageError(f"`--time` is {options.time!r}", expected="minutes, hours:minutes:seconds or days-hours")
     if options.max_running < 0:
@@ -189,7 +195,7 @@ def check(options: argparse.Namespace, rest: Sequence[str]) -> Settings:
         raise UsageError("`--device cuda` without a GPU to run on", remedy="ask for one, for example --gres gpu:1")
     if options.gres and settings.device == "cpu":
         raise UsageError("`--gres` asks for what `--device cpu` does not use", remedy="leave one of them out")
-    if "\n" in options.scratch or (options.scratch and not options.scratch.startswith(("/", "$"))):
+    if options.scratch and not options.scratch.startswith("/") and not VARIABLE.fullmatch(options.scratch):
         raise UsageError(f"`--scratch` is {options.scratch!r}", expected="an absolute path or a variable of the node")
     if options.container is not None and not options.container.exists():
         raise MissingFileError("the container image does not exist", file=options.container)

@@ -80,7 +80,7 @@ def write_plan(job: Job, labels: Sequence[str]) -> Plan:
     CannotWriteError
         When the file system refuses.
     """
-    stamp = datetime.datetime.now(tz=datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+    stamp = datetime.datetime.now(tz=datetime.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     folder = job.job_dir / f"{stamp}_{uuid.uuid4().hex[:8]}"
     try:
         for path in (folder, job.job_dir / "log", job.job_dir / "status"):

@@ -18,7 +18,7 @@ GROUP_TIME = "0-01:00:00"
 WARN_S = 90
 """Seconds before the time limit at which a job is told, so that it can keep what is done."""
 
-VARIABLE = re.compile(r"\$(\w+|\{\w+\})(/.*)?")
+VARIABLE = re.compile(r"\$([A-Za-z_]\w*|\{[A-Za-z_]\w*\})(/.*)?")
 """A scratch folder that is a variable of the node, such as ``$SLURM_TMPDIR``; all else is taken as it is."""
 
 

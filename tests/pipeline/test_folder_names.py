@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 
 from qsmprep.settings import Settings
@@ -13,5 +12,5 @@ def test_a_per_cent_sign_in_the_output_folder(tmp_path):
     """Nipype's configuration takes it for the start of a reference, and stopped the run."""
     folder = tmp_path / "100 %x %(home)s"
     configure_nipype(Settings(tmp_path, folder, "participant", tmp_path / "work"), folder)
-    node = pe.Node(IdentityInterface(["x"]), name="any")
-    assert node.config["execution"]["crashdump_dir"] == str(folder)
+    workflow = pe.Workflow("any")
+    assert workflow.config["execution"]["crashdump_dir"] == str(folder)
