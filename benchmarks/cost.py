@@ -3,8 +3,8 @@
     python benchmarks/cost.py BIDS_DIR [--cpus 1 2] [option of qsmprep ...]
 
 Every participant is processed by itself, with each number of CPUs, into a temporary folder. Memory is the sum of the
-proportional set sizes of all its processes (what a control group of SLURM would count, near enough), sampled ten times
-a second.
+proportional set sizes of all its processes (what a control group of SLURM would count, near enough), sampled four times a
+second.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def measure(command: list[str]) -> tuple[float, float]:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         while process.poll() is None:
             peak = max(peak, pss_gb(tree(process.pid)))
-            time.sleep(0.1)
+            time.sleep(0.25)
         if process.returncode:
             log.seek(0)
             raise SystemExit(log.read().decode(errors="replace")[-2000:])

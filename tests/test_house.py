@@ -191,7 +191,9 @@ COMMANDS = sorted(
 
 
 def test_the_commands_are_installed():
-    assert {"qsmprep", "qsmprep-slurm", "qsmprep-step", "qsmprep-simulate", "qsmprep-train"} <= {name for name, _ in COMMANDS}
+    assert {"qsmprep", "qsmprep-slurm", "qsmprep-step", "qsmprep-simulate", "qsmprep-train"} <= {
+        name for name, _ in COMMANDS
+    }
 
 
 @pytest.mark.parametrize(("name", "module"), COMMANDS)

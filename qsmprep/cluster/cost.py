@@ -1,7 +1,10 @@
 """What one participant costs: memory and time against the size of the images.
 
-The constants were measured with ``benchmarks/cost.py`` (see there), with the default methods; the slower inversions
-stand beside the default in the tables that ``benchmarks/accuracy.py`` writes.
+Measured with ``benchmarks/cost.py`` and the default methods on one thread: 0.1 million voxels and 3 echoes 0.52 GB (with
+a second CPU 0.91 GB), 0.52 million and 1 echo 0.57 GB, 6.0 million and 4 echoes 1.8 GB and 135 s up to the mask; the
+rest of that last run was not measured, so its memory is the scheduler's nominal figure for the inversion
+(``BYTES_PER_VOXEL`` of :mod:`qsmprep.workflows.acquisition`), and its time that of TFI and WH-QSM in the tables of
+``benchmarks/accuracy.py`` (12.5 s per million voxels each). The ratios of the slower inversions are from there as well.
 """
 
 from __future__ import annotations
@@ -13,19 +16,19 @@ from dataclasses import dataclass
 BASE_GB = 0.45
 """Memory in GB of the program with nothing to do."""
 
-PROCESS_GB = 0.35
+PROCESS_GB = 0.4
 """Memory in GB that each further CPU brings: a worker with its libraries."""
 
 BYTES_PER_VOXEL = 700.0
 """Peak memory of a participant in bytes per voxel of one echo."""
 
 BYTES_PER_VOXEL_ECHO = 60.0
-"""The same for every echo more than one."""
+"""The same for every echo more than one (measured: 57 for each)."""
 
 START_S = 15.0
 """Seconds before the first step and after the last."""
 
-S_PER_MVOXEL_ECHO = 2.0
+S_PER_MVOXEL_ECHO = 5.0
 """Seconds for the steps on echoes, per million voxels and echo."""
 
 S_PER_MVOXEL = 20.0

@@ -112,7 +112,9 @@ def test_a_wrong_device_ends_the_build():
         (next(words for name, words in instructions() if words.startswith("case")), "DEVICE"),
         (sections()["post"].replace("{{ device }}", "tpu").replace("{{ torch_index }}", ""), "device"),
     ):
-        done = subprocess.run(["sh", "-c", script], text=True, capture_output=True, env={"DEVICE": "tpu", "PATH": ""})
+        done = subprocess.run(
+            ["/bin/sh", "-c", script], text=True, capture_output=True, env={"DEVICE": "tpu", "PATH": ""}
+        )
         assert done.returncode == 1
         assert f"{word} is cpu or cuda, not tpu" in done.stderr
 
