@@ -3,8 +3,8 @@
     python benchmarks/cost.py BIDS_DIR [--cpus 1 2] [option of qsmprep ...]
 
 Every participant is processed by itself, with each number of CPUs, into a temporary folder. Memory is the sum of the
-proportional set sizes of all its processes (what a control group of SLURM would count, near enough), sampled four times a
-second.
+proportional set sizes of all its processes (what a control group of SLURM would count, near enough), sampled four
+times a second.
 """
 
 from __future__ import annotations
