@@ -4,7 +4,8 @@ Measured with ``benchmarks/cost.py`` and the default methods on one thread: 0.1 
 (0.91 GB with a second CPU), 0.52 million and 1 echo 0.57 GB, 6.0 million and 4 echoes 1.8 GB and
 135 s up to the mask; the rest of that last run was not measured, so its memory is the scheduler's nominal
 figure for the inversion (``BYTES_PER_VOXEL`` of :mod:`qsmprep.workflows.acquisition`), and its time that of TFI
-and WH-QSM in the tables of ``benchmarks/accuracy.py`` (12.5 s per million voxels each). The ratios of the slower inversions are from there as well.
+and WH-QSM in the tables of ``benchmarks/accuracy.py`` (12.5 s per million voxels each).
+The ratios of the slower inversions are from there as well.
 """
 
 from __future__ import annotations
