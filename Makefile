@@ -3,6 +3,9 @@
 #   make demo        install, process both example data sets, say where the reports are
 #   make test        install with the test extras, run the tests
 #   make test-slow   the tests that take minutes as well
+#   make test-slurm  an array of jobs on a real SLURM, started on this host (needs root, slurm-wlm and munge);
+#                    writes docs/slurm-transcript.md
+#   make wheel-check build the wheel, install it into an empty environment, run it from another folder
 #   make lint        ruff (style, format) and mypy
 #   make benchmark   accuracy of every method on the examples, as Markdown tables
 #   make benchmark-fieldmap   from phase to local field, on simulated heads
@@ -31,7 +34,8 @@ DEMO_OUT ?= demo_out
 DEMO_WORK ?= demo_work
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint benchmark benchmark-fieldmap benchmark-networks benchmark-segmentation benchmark-pediatric examples clean
+.PHONY: help install demo test test-slow test-slurm wheel-check lint benchmark benchmark-fieldmap benchmark-networks \
+    benchmark-segmentation benchmark-pediatric examples clean
 
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -66,6 +70,12 @@ test: $(TEST_STAMP)
 
 test-slow: $(TEST_STAMP)
 	$(BIN)/python -m pytest -m "slow or not slow" $(PYTEST_ARGS)
+
+test-slurm: $(TEST_STAMP)
+	QSMPREP_TRANSCRIPT=docs/slurm-transcript.md $(BIN)/python -m pytest -m slow tests/cluster $(PYTEST_ARGS)
+
+wheel-check: $(RUN_STAMP)
+	PYTHON=$(abspath $(BIN))/python bash tests/wheel/check.sh
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check .

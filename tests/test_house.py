@@ -23,7 +23,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     {"cli"},
     {"workflows"},
-    {"interfaces", "reports", "cohort"},
+    {"interfaces", "reports", "cohort", "cluster"},
     {"phantom"},
     {"bids"},
     {"training"},
@@ -191,7 +191,9 @@ COMMANDS = sorted(
 
 
 def test_the_commands_are_installed():
-    assert {"qsmprep", "qsmprep-step", "qsmprep-simulate", "qsmprep-train"} <= {name for name, _ in COMMANDS}
+    assert {"qsmprep", "qsmprep-slurm", "qsmprep-step", "qsmprep-simulate", "qsmprep-train"} <= {
+        name for name, _ in COMMANDS
+    }
 
 
 @pytest.mark.parametrize(("name", "module"), COMMANDS)
@@ -287,7 +289,7 @@ def test_the_readme_names_what_there_is():
 
 
 def test_the_readme_lists_the_long_options_that_exist():
-    calls = ["main"], ["step", "invert"], ["step", "background"], ["simulate"], ["train"]
+    calls = ["main"], ["step", "invert"], ["step", "background"], ["simulate"], ["slurm"], ["train"]
     calls += tuple(["step", name] for name in ("phase", "unwrap", "fieldmap", "mask", "r2star", "swi", "roi"))
     help_texts = "".join(
         subprocess.run(

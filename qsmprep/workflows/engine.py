@@ -160,7 +160,6 @@ def configure_nipype(settings: Settings, log_dir: Path) -> None:
     config.update_config(
         {
             "execution": {
-                "crashdump_dir": str(log_dir),
                 "crashfile_format": "txt",
                 "hash_method": "content",
                 "stop_on_first_crash": str(settings.stop_on_first_crash).lower(),
@@ -171,6 +170,8 @@ def configure_nipype(settings: Settings, log_dir: Path) -> None:
             }
         }
     )
+    # not by `update_config`: that refuses a path with a per cent sign, and nodes read it from here as it is
+    config._sections["execution"]["crashdump_dir"] = str(log_dir)
     quiet_nipype(log_level(settings))
 
 

@@ -1,0 +1,1 @@
+"""Cohorts on a cluster: SLURM scripts, what they ask for, and what became of them."""
