@@ -141,6 +141,7 @@ def _ignored(root: Path, participants: Collection[str]) -> list[re.Pattern[str]]
         rf"^/sub-[^/]+/ses-[^/]+/(?!{DATATYPE}(?:/|$)|sub-)",
         rf"^/sub-[^/]+/(?:ses-[^/]+/)?{DATATYPE}/[^/]+/",
         r"/\.",
+        "[\ud800-\udfff]",  # bytes that are no UTF-8, which the index cannot hold
     ]
     if others:
         patterns.append(rf"^/(?:{'|'.join(map(re.escape, others))})(?:/|$)")
