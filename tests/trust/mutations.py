@@ -380,8 +380,10 @@ def links(rng: np.random.Generator, data: DataSet) -> set[int]:
 
 def link_loops(rng: np.random.Generator, data: DataSet) -> set[int]:
     """Folders that are links: upwards, out of the data set, or to the whole disk."""
-    where = one_of(rng, ["raw/sub-02", "raw/sub-01/loop", f"{ANAT}/loop", "raw/derivatives", "raw/sub-01/ses-1", "raw/x"])
-    data.files[str(where)] = Link(str(one_of(rng, [".", "..", "/", "../..", "../outside", "sub-01", "sub-02"])))
+    places = ["raw/sub-02", "raw/sub-01/loop", f"{ANAT}/loop", "raw/derivatives", "raw/sub-01/ses-1", "raw/x", "raw/sub-3"]
+    for _ in range(int(rng.integers(1, 5))):
+        target = one_of(rng, [".", "..", "/", "../..", "../outside", "sub-01", "sub-02"])
+        data.files[str(one_of(rng, places))] = Link(str(target))
     return ANY | {1}
 
 
