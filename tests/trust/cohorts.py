@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import scans
 
-FAST = ("--inversion", "tkd", "--background", "vsharp", "--device", "cpu")
+FAST = ("--inversion", "tkd", "--background", "vsharp", "--device", "cpu", "--omp-nthreads", "1")
 
 OF_ONE_RUN = (
     r"[0-9.]+ (s|min|h)( of work)?(?=[.<])",
