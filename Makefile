@@ -3,6 +3,9 @@
 #   make demo        install, process both example data sets, say where the reports are
 #   make test        install with the test extras, run the tests
 #   make test-slow   the tests that take minutes as well
+#   make test-trust  10,000 mutated data sets, kills at random moments, processes side by side (an hour or more)
+#   make test-offline  the tests of the pipeline without a network
+#   make docs        build the documentation into site/
 #   make lint        ruff (style, format) and mypy
 #   make benchmark   accuracy of every method on the examples, as Markdown tables
 #   make benchmark-fieldmap   from phase to local field, on simulated heads
@@ -19,8 +22,9 @@ BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.qsmprep-run
 TEST_STAMP := $(VENV)/.qsmprep-test
 DEV_STAMP := $(VENV)/.qsmprep-dev
+DOCS_STAMP := $(VENV)/.qsmprep-docs
 ifneq ($(shell cat $(RUN_STAMP) 2>/dev/null),$(CURDIR))
-$(shell rm -f $(RUN_STAMP) $(TEST_STAMP) $(DEV_STAMP))
+$(shell rm -f $(RUN_STAMP) $(TEST_STAMP) $(DEV_STAMP) $(DOCS_STAMP))
 endif
 PINS := setup.cfg pyproject.toml constraints.txt
 PIP_INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
@@ -31,7 +35,7 @@ DEMO_OUT ?= demo_out
 DEMO_WORK ?= demo_work
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint benchmark benchmark-fieldmap benchmark-networks benchmark-segmentation benchmark-pediatric examples clean
+.PHONY: help install demo test test-slow lint benchmark benchmark-fieldmap benchmark-networks benchmark-segmentation benchmark-pediatric examples clean test-trust test-offline docs
 
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -67,6 +71,22 @@ test: $(TEST_STAMP)
 test-slow: $(TEST_STAMP)
 	$(BIN)/python -m pytest -m "slow or not slow" $(PYTEST_ARGS)
 
+test-trust: $(TEST_STAMP)
+	QSMPREP_EXAMPLES=100 $(BIN)/python -m pytest -m "slow or not slow" -s tests/trust $(PYTEST_ARGS)
+
+OFFLINE_TESTS ?= tests/pipeline tests/bids tests/cli
+
+test-offline: $(TEST_STAMP)
+	unshare -rn $(BIN)/python -m pytest $(OFFLINE_TESTS) $(PYTEST_ARGS)
+
+$(DOCS_STAMP): $(PINS) $(RUN_STAMP)
+	$(PIP_INSTALL) -e '.[docs]'
+	@touch $@
+
+docs: $(DOCS_STAMP)
+	$(BIN)/python docs/generate.py
+	$(BIN)/python -m mkdocs build --strict
+
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -91,6 +111,6 @@ examples: $(RUN_STAMP)
 	PYTHON=$(abspath $(BIN))/python sh bids_examples/make.sh
 
 clean:
-	rm -rf $(DEMO_OUT) $(DEMO_WORK) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis htmlcov .coverage
+	rm -rf $(DEMO_OUT) $(DEMO_WORK) build dist site docs/pages/generated docs/pages/images .pytest_cache .ruff_cache .mypy_cache .hypothesis htmlcov .coverage
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
-	rm -f $(RUN_STAMP) $(TEST_STAMP) $(DEV_STAMP)
+	rm -f $(RUN_STAMP) $(TEST_STAMP) $(DEV_STAMP) $(DOCS_STAMP)
