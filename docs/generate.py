@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (rows of tables are single lines)
 """Write the pages of the documentation that follow from the program: options, methods, outputs, README's chapters.
 
 Run by ``make docs`` before mkdocs: ``python docs/generate.py``. Pages go to ``docs/pages/generated``.
@@ -45,7 +46,14 @@ def options_page() -> str:
     """Every option of every command, from the parsers themselves."""
     lines = ["# Every option", "", "Generated from the parsers of the commands.", ""]
     for name, parser in parsers().items():
-        lines += [f"## {name}", "", _cell(parser.description or ""), "", "| option | values | meaning |", "| --- | --- | --- |"]
+        lines += [
+            f"## {name}",
+            "",
+            _cell(parser.description or ""),
+            "",
+            "| option | values | meaning |",
+            "| --- | --- | --- |",
+        ]
         for action in parser._actions:
             if isinstance(action, argparse._SubParsersAction) or action.help == argparse.SUPPRESS:
                 continue
@@ -67,7 +75,13 @@ def equations() -> dict[str, str]:
 def methods_page() -> str:
     """Every method: what it is, its equation, its parameters, its sources."""
     known, sources = equations(), load()
-    lines = ["# Every method", "", "Generated from the register of methods. The first of a step is its default.", "", SYMBOLS]
+    lines = [
+        "# Every method",
+        "",
+        "Generated from the register of methods. The first of a step is its default.",
+        "",
+        SYMBOLS,
+    ]
     for step in METHODS.steps():
         lines += [f"## {step}", ""]
         for name in METHODS.names(step):
@@ -92,7 +106,9 @@ def outputs_page() -> str:
     lines += ["| suffix | folder | unit | files | in BIDS |", "| --- | --- | --- | --- | --- |"]
     for output in OUTPUTS.values():
         files = ", ".join(output.extensions)
-        lines.append(f"| `{output.suffix}` | {output.datatype} | {output.units or ''} | {files} | {'yes' if output.in_bids else 'no'} |")
+        lines.append(
+            f"| `{output.suffix}` | {output.datatype} | {output.units or ''} | {files} | {'yes' if output.in_bids else 'no'} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -67,7 +67,9 @@ def test_the_recipe_for_a_method_works(tmp_path, monkeypatch):
     grid = Grid((20, 22, 24), (1.0, 1.2, 2.0), (0.2, 0.0, 1.0))
     chi = np.zeros(grid.shape, np.float32)
     chi[8:12, 9:13, 10:14] = 0.1
-    found = method.load()(forward_field(chi, grid), np.ones(grid.shape, bool), grid, method.configure({"noise": "0.05"}))
+    found = method.load()(
+        forward_field(chi, grid), np.ones(grid.shape, bool), grid, method.configure({"noise": "0.05"})
+    )
     assert np.corrcoef(found.chi_ppm.ravel(), chi.ravel())[0, 1] > 0.8
     assert method.describe(method.configure()) == "Filtered with noise 0.1"
 

@@ -1,3 +1,4 @@
+# ruff: noqa: PTH (paths of bytes that are no text, and as many as there are)
 """Run ``qsmprep`` in this process on mutated data sets, and judge what it does.
 
 Everything is real up to the first step on voxels: command line, collection, preflight, the graph with its methods text
@@ -139,7 +140,9 @@ class Fuzzer:
         self.folder.mkdir(parents=True)
         data.write(self.folder)
         before = inventory(self.folder)
-        code, out, err, crash, used = self._run([str(self.folder / w) if "/c." in w or "/f." in w else w for w in data.words])
+        code, out, err, crash, used = self._run(
+            [str(self.folder / w) if "/c." in w or "/f." in w else w for w in data.words]
+        )
         self.codes[code] += 1
         self.kinds.update(told)
         faults = [crash] if crash else self._faults(code, allowed, out, err)

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (long lists of nasty values)
 """Mutations of a tiny BIDS data set: what scanners, converters, disks and people do to files, and worse.
 
 A data set is a dictionary of relative path to content (bytes, a link, a folder, a pipe). Each mutation changes it and
@@ -250,7 +251,9 @@ def header_extension(rng: np.random.Generator, data: DataSet) -> set[int]:
 
 def voxels(rng: np.random.Generator, data: DataSet) -> set[int]:
     """The voxels hold something else."""
-    fill = one_of(rng, [b"\0\0\0\0", struct.pack("<f", np.nan), struct.pack("<f", np.inf), b"\xff\xff\x7f\x7f", b"\x01\0\0\0"])
+    fill = one_of(
+        rng, [b"\0\0\0\0", struct.pack("<f", np.nan), struct.pack("<f", np.inf), b"\xff\xff\x7f\x7f", b"\x01\0\0\0"]
+    )
 
     def change(blob: bytearray) -> None:
         room = (len(blob) - 352) // 4
@@ -380,7 +383,15 @@ def links(rng: np.random.Generator, data: DataSet) -> set[int]:
 
 def link_loops(rng: np.random.Generator, data: DataSet) -> set[int]:
     """Folders that are links: upwards, out of the data set, or to the whole disk."""
-    places = ["raw/sub-02", "raw/sub-01/loop", f"{ANAT}/loop", "raw/derivatives", "raw/sub-01/ses-1", "raw/x", "raw/sub-3"]
+    places = [
+        "raw/sub-02",
+        "raw/sub-01/loop",
+        f"{ANAT}/loop",
+        "raw/derivatives",
+        "raw/sub-01/ses-1",
+        "raw/x",
+        "raw/sub-3",
+    ]
     for _ in range(int(rng.integers(1, 5))):
         target = one_of(rng, [".", "..", "/", "../..", "../outside", "sub-01", "sub-02"])
         data.files[str(one_of(rng, places))] = Link(str(target))
@@ -396,21 +407,46 @@ def missing(rng: np.random.Generator, data: DataSet) -> set[int]:
 
 def words(rng: np.random.Generator, data: DataSet) -> set[int]:
     """Odd words on the command line."""
-    text = str(one_of(rng, ["../..", "/etc", "sub-01", "01", "", " ", "\u0000", "\udcff", "é", "*", "a" * 5000, "-1", "nan", "1e999"]))
-    option = str(one_of(rng, ["--participant-label", "--session-label", "--acquisition-label", "--b0", "--param", "--mem"]))
+    text = str(
+        one_of(
+            rng,
+            ["../..", "/etc", "sub-01", "01", "", " ", "\u0000", "\udcff", "é", "*", "a" * 5000, "-1", "nan", "1e999"],
+        )
+    )
+    option = str(
+        one_of(rng, ["--participant-label", "--session-label", "--acquisition-label", "--b0", "--param", "--mem"])
+    )
     if option == "--param":
-        text = str(one_of(rng, ["tv.weight=", "tkd.threshold=nan", "vsharp.radius_max_mm=-1", "x.y=1", ".=", "=", text]))
+        text = str(
+            one_of(rng, ["tv.weight=", "tkd.threshold=nan", "vsharp.radius_max_mm=-1", "x.y=1", ".=", "=", text])
+        )
     data.words += [option, text] if not text.startswith("-") else [f"{option}={text}"]
     return {FINE, 2, 18}
 
 
 def config(rng: np.random.Generator, data: DataSet) -> set[int]:
     """A configuration or filter file of random content."""
-    option, name = one_of(rng, [("--config-file", "c.json"), ("--bids-filter-file", "f.json"), ("--config-file", "c.toml")])  # type: ignore
-    keys = ["participants", "derivatives", "parameters", "b0_t", "mem_gb", "qsm_mag", "mask", "t1w", "level", "atlas", "acq"]
+    option, name = one_of(
+        rng, [("--config-file", "c.json"), ("--bids-filter-file", "f.json"), ("--config-file", "c.toml")]
+    )  # type: ignore
+    keys = [
+        "participants",
+        "derivatives",
+        "parameters",
+        "b0_t",
+        "mem_gb",
+        "qsm_mag",
+        "mask",
+        "t1w",
+        "level",
+        "atlas",
+        "acq",
+    ]
     content = {str(one_of(rng, keys)): one_of(rng, NASTY_VALUES)}
     if rng.random() < 0.3:
-        content = {"qsm_phase": {str(one_of(rng, ["acq", "echo", "part", "suffix", "run", "x"])): one_of(rng, NASTY_VALUES)}}
+        content = {
+            "qsm_phase": {str(one_of(rng, ["acq", "echo", "part", "suffix", "run", "x"])): one_of(rng, NASTY_VALUES)}
+        }
     data.files[f"outside/{name}"] = _json(content) if rng.random() < 0.8 else one_of(rng, NASTY_TEXTS)  # type: ignore
     data.words += [option, f"outside/{name}"]
     return {FINE, 2, 18, DATA, ABSENT}

@@ -20,7 +20,11 @@ MOST_IN_A_ROW = 3
 def whole(path_bytes: dict[str, bytes], of: dict[str, bytes]) -> list[str]:
     """Maps, tables and sidecars that look finished but are not what they should be."""
     ends = (".nii.gz", ".tsv", ".json", ".png")
-    return [name for name, content in path_bytes.items() if name.endswith(ends) and "_metrics" not in name and of[name] != content]
+    return [
+        name
+        for name, content in path_bytes.items()
+        if name.endswith(ends) and "_metrics" not in name and of[name] != content
+    ]
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Properties over shapes, affines, number types and echo counts, at the borders where files become arrays."""
 
 from __future__ import annotations

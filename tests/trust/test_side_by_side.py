@@ -20,7 +20,8 @@ def test_side_by_side_is_as_one_after_another(tmp_path):
     assert cohorts.start(cohorts.command(tmp_path, "serial", "work"), tmp_path / "log").wait() == 0
     running = [
         cohorts.start(
-            cohorts.command(tmp_path, "parallel", f"work-{label}", "--participant-label", label), tmp_path / f"log-{label}"
+            cohorts.command(tmp_path, "parallel", f"work-{label}", "--participant-label", label),
+            tmp_path / f"log-{label}",
         )
         for label in labels
     ]
