@@ -1,4 +1,4 @@
-# ruff: noqa: PTH (paths of bytes that are no text, and as many as there are)
+# ruff: noqa: PTH100, PTH118
 """Run ``qsmprep`` in this process on mutated data sets, and judge what it does.
 
 Everything is real up to the first step on voxels: command line, collection, preflight, the graph with its methods text
