@@ -6,6 +6,9 @@
 #   make test-slurm  an array of jobs on a real SLURM, started on this host (needs root, slurm-wlm and munge);
 #                    writes docs/slurm-transcript.md
 #   make wheel-check build the wheel, install it into an empty environment, run it from another folder
+#   make test-trust  10,000 mutated data sets, kills at random moments, processes side by side (an hour or more)
+#   make test-offline  the tests of the pipeline without a network
+#   make docs        build the documentation into site/
 #   make lint        ruff (style, format) and mypy
 #   make benchmark   accuracy of every method on the examples, as Markdown tables
 #   make benchmark-fieldmap   from phase to local field, on simulated heads
@@ -22,8 +25,9 @@ BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.qsmprep-run
 TEST_STAMP := $(VENV)/.qsmprep-test
 DEV_STAMP := $(VENV)/.qsmprep-dev
+DOCS_STAMP := $(VENV)/.qsmprep-docs
 ifneq ($(shell cat $(RUN_STAMP) 2>/dev/null),$(CURDIR))
-$(shell rm -f $(RUN_STAMP) $(TEST_STAMP) $(DEV_STAMP))
+$(shell rm -f $(RUN_STAMP) $(TEST_STAMP) $(DEV_STAMP) $(DOCS_STAMP))
 endif
 PINS := setup.cfg pyproject.toml constraints.txt
 PIP_INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
@@ -34,8 +38,8 @@ DEMO_OUT ?= demo_out
 DEMO_WORK ?= demo_work
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-slurm wheel-check lint benchmark benchmark-fieldmap benchmark-networks \
-    benchmark-segmentation benchmark-pediatric examples clean
+.PHONY: help install demo test test-slow test-slurm test-trust test-offline wheel-check docs lint benchmark \
+    benchmark-fieldmap benchmark-networks benchmark-segmentation benchmark-pediatric examples clean
 
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -77,6 +81,22 @@ test-slurm: $(TEST_STAMP)
 wheel-check: $(RUN_STAMP)
 	PYTHON=$(abspath $(BIN))/python bash tests/wheel/check.sh
 
+test-trust: $(TEST_STAMP)
+	QSMPREP_EXAMPLES=100 $(BIN)/python -m pytest -m "slow or not slow" -s tests/trust $(PYTEST_ARGS)
+
+OFFLINE_TESTS ?= tests/pipeline tests/bids tests/cli
+
+test-offline: $(TEST_STAMP)
+	unshare -rn $(BIN)/python -m pytest $(OFFLINE_TESTS) $(PYTEST_ARGS)
+
+$(DOCS_STAMP): $(PINS) $(RUN_STAMP)
+	$(PIP_INSTALL) -e '.[docs]'
+	@touch $@
+
+docs: $(DOCS_STAMP)
+	$(BIN)/python docs/generate.py
+	$(BIN)/python -m mkdocs build --strict
+
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -101,6 +121,6 @@ examples: $(RUN_STAMP)
 	PYTHON=$(abspath $(BIN))/python sh bids_examples/make.sh
 
 clean:
-	rm -rf $(DEMO_OUT) $(DEMO_WORK) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis htmlcov .coverage
+	rm -rf $(DEMO_OUT) $(DEMO_WORK) build dist site docs/pages/generated docs/pages/images .pytest_cache .ruff_cache .mypy_cache .hypothesis htmlcov .coverage
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
-	rm -f $(RUN_STAMP) $(TEST_STAMP) $(DEV_STAMP)
+	rm -f $(RUN_STAMP) $(TEST_STAMP) $(DEV_STAMP) $(DOCS_STAMP)

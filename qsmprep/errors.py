@@ -6,7 +6,19 @@ what happened, which file, what was expected, and what to do about it.
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
+
+
+def printable(text: str) -> str:
+    """The text as one line that every terminal takes: control characters and broken bytes are escaped.
+
+    Names of files may hold line ends, terminal commands, marks that turn the direction of writing, and bytes
+    that are no UTF-8; none of these may reach a terminal or a log.
+    """
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c for c in text
+    )
 
 
 class QSMPrepError(Exception):
@@ -45,7 +57,7 @@ class QSMPrepError(Exception):
             parts.append(f"Expected: {expected.rstrip('.')}.")
         if remedy:
             parts.append(f"Do: {remedy.rstrip('.')}.")
-        super().__init__(" ".join(parts))
+        super().__init__(printable(" ".join(parts)))
 
     def __reduce__(self) -> tuple[object, ...]:
         """Survive pickling between worker processes with all four parts."""

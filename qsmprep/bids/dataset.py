@@ -139,7 +139,7 @@ def check_output_dir(bids_dir: Path, out_dir: Path, work_dir: Path | None = None
     ------
     UsageError
         When the output or the work folder is inside the input (other than ``derivatives/<name>``), or
-        they lie in each other in a way that loses results.
+        they lie in each other in a way that loses results, or the output holds links into the input.
     CannotWriteError
         When the output or the work folder cannot be written to.
     """
@@ -153,6 +153,7 @@ def check_output_dir(bids_dir: Path, out_dir: Path, work_dir: Path | None = None
             remedy=f"use {Path(bids_dir) / 'derivatives' / NAME}",
         )
     _check_writable(out, Path(out_dir))
+    _check_links(out, raw)
     warnings = []
     if below is not None and NAME not in below[1]:
         warnings.append(f"BIDS asks for the name {NAME} in the name of a folder below derivatives/, not {below[1]}")
@@ -174,6 +175,18 @@ def check_output_dir(bids_dir: Path, out_dir: Path, work_dir: Path | None = None
         if work.is_relative_to(out):
             warnings.append("the work folder lies inside the output folder; the BIDS validator will complain of it")
     return tuple(warnings)
+
+
+def _check_links(out: Path, raw: Path) -> None:
+    """Refuse an output folder whose own folders are links into the input: raw data would be written over."""
+    for path in (*out.glob("*"), *out.glob("sub-*/*"), *out.glob("sub-*/ses-*/*")):
+        if path.is_symlink() and path.is_dir() and path.resolve().is_relative_to(raw):
+            raise UsageError(
+                "a folder of the output is a link into the input",
+                file=path,
+                expected="an output folder of its own",
+                remedy="remove the link",
+            )
 
 
 def _check_writable(folder: Path, given: Path) -> None:

@@ -23,6 +23,16 @@ MIN_VOXELS = 4
 """Fewest voxels along an axis that are taken for a volume."""
 
 
+MAX_VOXELS = 1 << 30
+"""Most voxels that a volume may promise: four times those of a head at 0.4 mm."""
+
+MAX_SERIES_VOXELS = 1 << 32
+"""Most voxels of all volumes of a file together."""
+
+MAX_OFFSET = 16 << 20
+"""Bytes of a NIfTI file that may come before the voxels."""
+
+
 @dataclass(frozen=True)
 class Header:
     """Geometry of a NIfTI image.
@@ -60,12 +70,13 @@ def read_header(path: Path) -> Header:
     Raises
     ------
     MissingFileError
-        When the file cannot be opened, or is a link to nothing.
+        When the file cannot be opened, is no regular file, or a link to nothing.
     DataError
-        When it is empty, cut short, no NIfTI, holds several volumes or no real numbers, or has an affine
-        that cannot be used.
+        When it is empty, cut short, no NIfTI, holds several volumes or no real numbers, promises more voxels
+        than any head has, or has an affine that cannot be used.
     """
     _check_openable(path)
+    check_offset(path)
     try:
         image = nib.load(path)
     except Exception as error:
@@ -92,6 +103,54 @@ def read_header(path: Path) -> Header:
     return Header(path, shape, np.asarray(affine, dtype=float), _oddities(image))
 
 
+def check_size(path: Path, shape: tuple[int, ...]) -> None:
+    """Refuse an image that promises more voxels than any head has, before memory is asked for.
+
+    A compressed file of a megabyte can promise, and hold, gigabytes.
+
+    Raises
+    ------
+    DataError
+        When a volume has more than `MAX_VOXELS`, or all together more than `MAX_SERIES_VOXELS`.
+    """
+    volume, series = math.prod(map(int, shape[:3])), math.prod(map(int, shape))
+    if volume > MAX_VOXELS or series > MAX_SERIES_VOXELS:
+        raise DataError(
+            f"the header promises {series} voxels (shape {' x '.join(map(str, shape))})",
+            file=path,
+            expected=f"at most {MAX_VOXELS} a volume and {MAX_SERIES_VOXELS} in all",
+            remedy="convert the image again",
+        )
+
+
+def check_offset(path: Path) -> None:
+    """Refuse a NIfTI file that wants much to be read before its voxels begin.
+
+    The extensions of the header lie there, and readers load them whole.
+
+    Raises
+    ------
+    DataError
+        When there are more than `MAX_OFFSET` bytes.
+    """
+    try:
+        with nib.openers.ImageOpener(path, "rb") as stream:
+            start = stream.read(176)
+    except (OSError, EOFError, ValueError, zlib.error):
+        return  # reading the header tells of it
+    for code, length, place, kind in ((348, 112, 108, "f"), (540, 176, 168, "q")):
+        for order in "<>":
+            if len(start) >= length and struct.unpack_from(f"{order}i", start)[0] == code:
+                offset = struct.unpack_from(f"{order}{kind}", start, place)[0]
+                if not 0 <= offset <= MAX_OFFSET:
+                    raise DataError(
+                        f"the header says that the voxels begin at byte {offset:g}",
+                        file=path,
+                        expected=f"0 to {MAX_OFFSET}",
+                        remedy="convert the image again",
+                    )
+
+
 def same_grid(first: Header, second: Header) -> bool:
     """Whether two images have the same voxels in the same place."""
     return first.shape == second.shape and offset_voxels(first, second) <= SAME_PLACE_VOXELS
@@ -111,6 +170,8 @@ def _corner_offset(first: NDArray[np.float64], second: NDArray[np.float64], shap
 
 def _check_openable(path: Path) -> None:
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is no regular file")
         with path.open("rb") as stream:
             if not stream.read(1):
                 raise DataError("the file is empty (0 bytes)", file=path, remedy="fetch or convert the image again")
@@ -125,6 +186,7 @@ def _check_openable(path: Path) -> None:
 
 
 def _one_volume(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    check_size(path, shape)
     volumes = math.prod(shape[3:])
     if volumes > 1:
         raise DataError(
@@ -187,6 +249,10 @@ def _oddities(image: nib.Nifti1Pair) -> tuple[str, ...]:
     if sform_code > 0 and qform_code > 0:
         nx, ny, nz = image.shape[:3]
         shape = (int(nx), int(ny), int(nz))
-        if _corner_offset(header.get_sform(), header.get_qform(), shape) > 0.5:
+        try:
+            offset = _corner_offset(header.get_sform(), header.get_qform(), shape)
+        except ValueError:
+            return (f"the qform of {name} is no rotation; the sform is used",)
+        if not offset <= 0.5:
             return (f"the sform and the qform of {name} disagree; the sform is used",)
     return ()

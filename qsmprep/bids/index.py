@@ -134,13 +134,15 @@ def _config() -> dict[str, Any]:
 def _ignored(root: Path, participants: Collection[str]) -> list[re.Pattern[str]]:
     """Patterns, on paths from the root of the data set, of what pybids shall not enter."""
     wanted = "|".join(map(re.escape, participants))
+    file = r"sub-[^/]+\.[^/]+"  # not the folder of a participant in another, where links to above would have no end
     others = [p.name for p in root.iterdir() if not p.name.startswith("sub-") and p.is_dir()]
     patterns = [
         rf"^/sub-(?!(?:{wanted})(?:/|$))",
-        rf"^/sub-[^/]+/(?!{DATATYPE}(?:/|$)|ses-|sub-)",
-        rf"^/sub-[^/]+/ses-[^/]+/(?!{DATATYPE}(?:/|$)|sub-)",
+        rf"^/sub-[^/]+/(?!{DATATYPE}(?:/|$)|ses-[^/]+(?:/|$)|{file}$)",
+        rf"^/sub-[^/]+/ses-[^/]+/(?!{DATATYPE}(?:/|$)|{file}$)",
         rf"^/sub-[^/]+/(?:ses-[^/]+/)?{DATATYPE}/[^/]+/",
         r"/\.",
+        "[\ud800-\udfff]",  # bytes that are no UTF-8, which the index cannot hold
     ]
     if others:
         patterns.append(rf"^/(?:{'|'.join(map(re.escape, others))})(?:/|$)")

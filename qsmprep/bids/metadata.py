@@ -13,6 +13,9 @@ from typing import Any
 from qsmprep.bids.entities import ENTITIES, BidsName
 from qsmprep.errors import DataError, MissingFileError, QSMPrepError
 
+MAX_JSON_BYTES = 16 << 20
+"""Longest JSON file that is read; a sidecar has a few kilobytes."""
+
 NUMERIC_KEYS = (
     "EchoTime",
     "MagneticFieldStrength",
@@ -110,19 +113,27 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises
     ------
     MissingFileError
-        When the file is absent, cannot be opened, or is a link to nothing.
+        When the file is absent, no regular file, cannot be opened, or is a link to nothing.
     DataError
-        When it is not valid JSON, or not an object.
+        When it is not valid JSON, or not an object, or nested or long beyond all use.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        if path.exists() and not path.is_file():
+            raise OSError("it is no regular file")
+        if path.stat().st_size > MAX_JSON_BYTES:
+            what = f"the JSON file has {path.stat().st_size} bytes"
+            raise DataError(what, file=path, expected=f"at most {MAX_JSON_BYTES}")
+        text = path.read_text(encoding="utf-8-sig")
+        content = json.loads(text)
+        if "\\ud" in text.lower():  # halves of characters, which no file or terminal takes
+            content = json.loads(json.dumps(content, ensure_ascii=False).encode("utf-8", "replace"))
     except OSError as error:
         raise MissingFileError(
             f"the sidecar cannot be read ({error.strerror or error})",
             file=path,
             remedy="check that the file is there and readable; `datalad get` it where it is a link",
         ) from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"the file is not valid JSON ({error})", file=path, expected="a JSON object") from error
     if not isinstance(content, dict):
         raise DataError("the JSON file holds no object", file=path, expected="{ ... } with metadata keys")
@@ -181,9 +192,13 @@ def readout_of(values: Mapping[str, Any]) -> str:
 
 def finite_number(value: Any) -> float | None:
     """The value as a finite float, or None when it is not a number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _sidecar_name(path: Path) -> tuple[frozenset[tuple[str, str]], str]:
@@ -196,4 +211,4 @@ def _sidecar_name(path: Path) -> tuple[frozenset[tuple[str, str]], str]:
 def _plain_index(name: str, value: str) -> str:
     """Indices are compared as numbers: ``echo-01`` of an image takes the sidecar of ``echo-1``."""
     is_index = name in ("run", "echo", "flip", "inv", "split", "chunk") and name in ENTITIES
-    return str(int(value)) if is_index and value.isdigit() else value
+    return str(int(value)) if is_index and re.fullmatch(r"[0-9]{1,18}", value) else value

@@ -14,7 +14,7 @@ import nibabel as nib
 
 from qsmprep.bids.acquisition import Acquisition
 from qsmprep.bids.entities import BidsName, natural_key, parse_name
-from qsmprep.bids.headers import Header, read_header, same_grid
+from qsmprep.bids.headers import Header, check_size, read_header, same_grid
 from qsmprep.bids.names import safe_label
 from qsmprep.bids.tables import FREESURFER_WORD, read_label_table
 from qsmprep.errors import DataError, QSMPrepError
@@ -111,6 +111,7 @@ def _header(path: Path) -> Header:
         raise DataError(f"the image cannot be read ({error})", file=path) from error
     if len(image.shape) != 3:
         raise DataError(f"the image has shape {image.shape}", file=path, expected="one volume")
+    check_size(path, image.shape)
     return Header(path, image.shape, image.affine)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qsmprep.bids.acquisition import Acquisition
+from qsmprep.bids.metadata import finite_number
 from qsmprep.bids.names import OUTPUTS
 from qsmprep.errors import DataError
 
@@ -252,7 +253,14 @@ def _acquisition_keys(acquisition: Acquisition, given: Mapping[str, Any]) -> dic
     metadata = dict(acquisition.metadata)
     if "RepetitionTimeExcitation" not in metadata and "RepetitionTime" in metadata:
         metadata["RepetitionTimeExcitation"] = metadata["RepetitionTime"]
-    return {**keys, **{key: metadata[key] for key in PASSED_ON if key in metadata}}
+    return {**keys, **{key: metadata[key] for key in PASSED_ON if _is_plain(metadata.get(key))}}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value of a raw sidecar is text, a finite number, a truth value, or a list of these."""
+    if isinstance(value, list):
+        return all(_is_plain(item) and not isinstance(item, list) for item in value)
+    return isinstance(value, str | bool) or finite_number(value) is not None
 
 
 def _plain_parameters(parameters: Any) -> dict[str, Any] | None:

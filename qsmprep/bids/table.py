@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 
 from qsmprep.bids.preflight import Preflight, Verdict
-from qsmprep.errors import QSMPrepError
+from qsmprep.errors import QSMPrepError, printable
 
 WIDTH = 110
 """Columns of the terminal that remedies are wrapped to."""
@@ -101,7 +101,7 @@ def _problem(problem: QSMPrepError, root: Path) -> list[str]:
 def _wrapped(kind: str, text: str) -> list[str]:
     lead = f"    {kind}: "
     return textwrap.wrap(
-        text,
+        printable(text),
         WIDTH,
         initial_indent=lead,
         subsequent_indent=" " * len(lead),

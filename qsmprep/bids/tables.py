@@ -51,7 +51,10 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
         raise MissingFileError(f"the table cannot be read ({error.strerror or error})", file=path) from error
     except UnicodeDecodeError as error:
         raise DataError("the table is not UTF-8 text", file=path, expected="a TSV file") from error
-    lines = [row for row in csv.reader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE) if row]
+    try:
+        lines = [row for row in csv.reader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE) if row]
+    except csv.Error as error:
+        raise DataError(f"the table cannot be read ({error})", file=path, expected="a TSV file") from error
     if not lines:
         raise DataError("the table is empty", file=path, expected="a TSV file with a header")
     header = [name.strip() for name in lines[0]]

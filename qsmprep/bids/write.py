@@ -79,9 +79,9 @@ def cannot_write(path: Path, error: OSError) -> CannotWriteError:
 
 
 def write_text(text: str, path: Path, *, durable: bool = False) -> Path:
-    """Write UTF-8 text. Returns the path."""
+    """Write UTF-8 text; bytes of file names that are no UTF-8 are escaped. Returns the path."""
     with atomic(path, durable=durable) as stream:
-        stream.write(text.encode("utf-8"))
+        stream.write(text.encode("utf-8", "backslashreplace"))
     return Path(path)
 
 

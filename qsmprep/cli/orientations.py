@@ -35,7 +35,7 @@ def b0_directions(fields: list[Path], given: list[float] | None) -> list[list[fl
         try:
             value = json.loads(path.read_text(encoding="utf-8"))["B0Direction"]
             direction = [float(number) for number in value]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             direction = []
         if len(direction) != 3:
             raise DataError("the sidecar tells no direction of B0", file=path, expected=expected, remedy=remedy)

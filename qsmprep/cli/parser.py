@@ -166,7 +166,7 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
         raise UsageError(f"the {what} cannot be read ({error})", file=path) from None
     try:
         value = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"the {what} cannot be parsed ({error})", file=path, expected="valid JSON or TOML") from None
     if not isinstance(value, dict):
         raise UsageError(f"the {what} holds no named values", file=path, expected='an object such as {"key": …}')

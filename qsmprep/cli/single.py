@@ -18,6 +18,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from qsmprep.bids.headers import check_offset, check_size
 from qsmprep.bids.names import sidecar_path
 from qsmprep.bids.write import cannot_write, write_json, write_nifti
 from qsmprep.core.bibliography import load
@@ -54,9 +55,11 @@ def load_image(path: Path) -> tuple[NDArray[Any], nib.spatialimages.SpatialImage
         When it is absent, not an image, cut short, complex, or has fewer than three dimensions.
     """
     try:
+        check_offset(path)
         image = nib.load(path)
         if not isinstance(image, nib.spatialimages.SpatialImage):
             raise DataError("the file holds no image of voxels", file=path, expected="a NIfTI file")
+        check_size(path, image.shape)
         data = np.asanyarray(image.dataobj)
     except FileNotFoundError:
         raise MissingFileError("the file does not exist", file=path) from None

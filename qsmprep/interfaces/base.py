@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import traceback
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -133,7 +134,7 @@ def load(path: str | Path, dtype: Any = np.float32) -> tuple[NDArray[Any], nib.N
     try:
         image = nib.load(path)
         return np.asanyarray(image.dataobj, dtype=dtype), image
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
         raise DataError(
             f"the image cannot be read ({error})",
             file=path,

@@ -114,7 +114,7 @@ def read_card(name: str, folder: str | Path | None = None) -> Card:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise missing(name, path) from None
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise DataError(f"the card of the network cannot be read ({problem})", file=path, expected="JSON") from None
     return parse_card(content, path)
 

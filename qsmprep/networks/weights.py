@@ -146,6 +146,11 @@ def load(name: str, folder: str | Path | None = None, device: torch.device | str
 def read_tensors(name: str, path: Path, card: Card) -> dict[str, torch.Tensor]:
     """The tensors of a weight file, when it is the one that the card is about."""
     try:
+        if path.exists() and not path.is_file():
+            raise missing(name, path)
+        if path.stat().st_size > MAX_BYTES:
+            what = f"the weights take {path.stat().st_size} bytes"
+            raise DataError(what, file=path, expected=f"at most {MAX_BYTES}")
         data = path.read_bytes()
     except FileNotFoundError:
         raise missing(name, path) from None

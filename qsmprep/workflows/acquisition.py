@@ -61,7 +61,7 @@ def init_acquisition_wf(acquisition: Acquisition, settings: Settings, n_voxels: 
 
 def workflow_name(acquisition: Acquisition) -> str:
     """The name of the graph, from the entities: letters, digits and underscores."""
-    return acquisition.key.replace("-", "_") + "_wf"
+    return acquisition.key.replace("-", "_").replace("+", "_plus_") + "_wf"
 
 
 def _node(interface: Any, name: str, mem_gb: float, n_procs: int = 1) -> pe.Node:

@@ -19,7 +19,7 @@ def otsu(values: NDArray[np.floating]) -> float:
 
     if values.size == 0 or values.min() == values.max():
         raise DataError("the image is constant, no threshold can be found", expected="two classes of voxels")
-    return float(threshold_otsu(values))
+    return float(threshold_otsu(values.ravel()))
 
 
 def threshold_mask(magnitude: NDArray[np.floating], grid: Grid, params: ThresholdMaskParams | None = None) -> Mask:
