@@ -40,7 +40,7 @@ RUN pip install -c constraints.txt . \
 # The weights, the atlas and the template are in the package: a build without them must not pass
 WORKDIR /
 RUN python -c "from qsmprep.core.methods import METHODS; from qsmprep.networks.card import find_weights; \
-    [find_weights(m.name, '') for m in METHODS if m.learned]"
+    [find_weights(m.model or m.name, '') for m in METHODS if m.learned]"
 
 FROM python:${PYTHON}-slim AS fsl-none
 RUN mkdir /opt/fsl

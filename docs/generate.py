@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from qsmprep.bids.names import OUTPUTS  # noqa: E402
 from qsmprep.cli.parser import build_parser  # noqa: E402
+from qsmprep.cli.slurm import build_slurm_parser  # noqa: E402
 from qsmprep.core.bibliography import load  # noqa: E402
 from qsmprep.core.methods import METHODS  # noqa: E402
 
@@ -39,7 +40,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
         for action in parser._actions:
             if isinstance(action, argparse._SubParsersAction):
                 found |= {f"qsmprep-{command} {name}": sub for name, sub in action.choices.items()}
-    return found
+    return {**found, "qsmprep-slurm": build_slurm_parser()}
 
 
 def options_page() -> str:
@@ -126,6 +127,7 @@ def pages() -> dict[str, str]:
     chapters = {"install": "Install", "use": "Use", "training": "Training", "networks": "Learned inversions"}
     made = {f"{name}.md": chapter(title).replace("## ", "# ", 1) for name, title in chapters.items()}
     made["exit-codes.md"] = chapter("Exit codes").replace("## ", "# ", 1)
+    made["slurm-transcript.md"] = (ROOT / "docs" / "slurm-transcript.md").read_text(encoding="utf-8")
     return {**made, "options.md": options_page(), "methods.md": methods_page(), "outputs.md": outputs_page()}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qsmprep.cli import slurm
 from qsmprep.cli.parser import parse_settings
 from qsmprep.core.dipole import forward_field
 from qsmprep.core.grid import Grid
@@ -42,11 +43,16 @@ def commands() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("page", "line"), commands(), ids=lambda text: text[:60])
-def test_commands_are_understood(generate, page, line):
+def test_commands_are_understood(generate, page, line, tmp_path, monkeypatch):
     """By the parser that the command itself uses."""
+    monkeypatch.chdir(tmp_path)
+    Path("qsmprep.sif").touch()
     name, *words = shlex.split(line)
     if name == "qsmprep":
         assert parse_settings(words).analysis_level in ("participant", "group")
+    elif name == "qsmprep-slurm":
+        options, rest = slurm.parse(words)
+        assert options.status or slurm.check(options, rest).analysis_level == "participant"
     else:
         assert isinstance(generate.parsers()[name].parse_args(words), argparse.Namespace)
 

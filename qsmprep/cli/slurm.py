@@ -200,21 +200,10 @@ def check(options: argparse.Namespace, rest: Sequence[str]) -> Settings:
     if options.container is not None and not options.container.exists():
         raise MissingFileError("the container image does not exist", file=options.container)
     if options.container is None:
-        _check_weights(settings)
+        from qsmprep.networks.card import check_weights
+
+        check_weights(settings)
     return settings
-
-
-def _check_weights(settings: Settings) -> None:
-    """Whether the weights of all learned inversions are there; those of a container are not looked for."""
-    from qsmprep.core.methods import METHODS
-    from qsmprep.networks.card import find_weights
-
-    for name in settings.inversions:
-        if METHODS.get("inversion", name).learned:
-            folder = settings.params("inversion", name).weights
-            if folder and not Path(folder).is_absolute():
-                raise UsageError(f"`{name}.weights` is {folder!r}", expected="an absolute path")
-            find_weights(name, folder)
 
 
 def call_of(options: argparse.Namespace) -> tuple[str, ...]:

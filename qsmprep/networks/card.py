@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from qsmprep.core.grid import Grid
-from qsmprep.errors import DataError, MissingFileError
+from qsmprep.core.methods import METHODS
+from qsmprep.errors import DataError, MissingFileError, UsageError
+from qsmprep.settings import Settings
 
 FORMAT = 1
 """Version of cards and weight files that this version of the program reads."""
@@ -131,6 +133,24 @@ def find_weights(name: str, folder: str | Path | None = None) -> Card:
     if not path.is_file():
         raise missing(name, path)
     return card
+
+
+def check_weights(settings: Settings) -> None:
+    """Refuse a run whose networks have no weights, or weights that a step in its own folder would not find.
+
+    Raises
+    ------
+    UsageError, MissingFileError, DataError
+        Naming the method and the folder.
+    """
+    for step, name in settings.chosen():
+        method = METHODS.get(step, name)
+        if not method.learned:
+            continue
+        folder = settings.params(step, name).weights
+        if folder and not Path(folder).is_absolute():
+            raise UsageError(f"`{name}.weights` is {folder!r}", expected="an absolute path")
+        find_weights(method.model or name, folder)
 
 
 def missing(name: str, path: Path) -> MissingFileError:

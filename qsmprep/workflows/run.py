@@ -17,8 +17,8 @@ from qsmprep.bids.preflight import Preflight, preflight
 from qsmprep.bids.table import render_table
 from qsmprep.bids.write import write_text
 from qsmprep.core.grid import Grid
-from qsmprep.core.methods import METHODS
-from qsmprep.errors import CannotWriteError, MissingFileError, UsageError
+from qsmprep.errors import CannotWriteError, MissingFileError
+from qsmprep.networks.card import check_weights
 from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
 
@@ -59,10 +59,7 @@ def _check_machine(settings: Settings) -> None:
     """Refuse a device, a plugin, a program or trained weights that are not there before any work."""
     if settings.mask == "fsl" and shutil.which("bet") is None:
         raise MissingFileError("FSL's `bet` is not on the PATH", remedy="install FSL and load it, or use --mask bet")
-    for step, name in settings.chosen():
-        method = METHODS.get(step, name)
-        if method.learned:
-            _check_weights(name, method.model or name, settings.params(step, name).weights)
+    check_weights(settings)
     if settings.device.startswith("cuda"):
         from qsmprep.core.device import resolve_device
 
@@ -71,15 +68,6 @@ def _check_machine(settings: Settings) -> None:
         from qsmprep.workflows.engine import plugin_settings
 
         plugin_settings(settings.use_plugin)
-
-
-def _check_weights(name: str, model: str, folder: str) -> None:
-    """Refuse weights that are not there, or that a step in its own folder would not find."""
-    from qsmprep.networks.card import find_weights
-
-    if folder and not Path(folder).is_absolute():
-        raise UsageError(f"`{name}.weights` is {folder!r}", expected="an absolute path")
-    find_weights(model, folder)
 
 
 def _start_logs(settings: Settings, found: Preflight) -> Path:
