@@ -301,7 +301,8 @@ def test_the_readme_lists_the_long_options_that_exist():
         for words in calls
     )
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for block in ("accuracy", "fieldmap", "networks", "segmentation", "pediatric"):  # measured by commands of benchmarks/, not of the package
+    # measured by commands of benchmarks/, not of the package
+    for block in ("accuracy", "fieldmap", "networks", "segmentation", "pediatric"):
         text = re.sub(rf"<!-- {block}:begin -->.*<!-- {block}:end -->", "", text, flags=re.DOTALL)
     wanted = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", text))
     missing = {option for option in wanted if not re.search(rf"{option}(?![\w-])", help_texts)}
