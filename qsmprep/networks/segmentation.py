@@ -42,6 +42,9 @@ STILL_MM = 4.0
 MIN_BRAIN_ML = 50.0
 """Less is no brain."""
 
+MIN_COHERENCE = 0.2
+"""Correlation of neighbouring voxels below which an image is noise, in which a network would still find a head."""
+
 MIN_NUCLEUS_MM3 = 30.0
 """Less is no nucleus."""
 
@@ -112,7 +115,7 @@ def unetr_mask(
     Raises
     ------
     DataError
-        When the image has another shape than the grid, is the same everywhere, or holds no brain.
+        When the image has another shape than the grid, is the same everywhere, is noise, or holds no brain.
     MissingFileError
         When the weights are not there.
     OutOfMemoryError
@@ -124,6 +127,12 @@ def unetr_mask(
         raise DataError(f"the magnitude has shape {image.shape}", expected=f"{grid.shape}, that of the grid")
     if image.min() == image.max():
         raise DataError("the image is the same everywhere", expected="a magnitude image of the head")
+    if coherence(image) < MIN_COHERENCE:
+        raise DataError(
+            "the magnitude is nothing but noise: neighbouring voxels have nothing in common",
+            expected="a magnitude image of the head",
+            remedy="look at the image; add the right part-mag images, or give a mask with --derivatives",
+        )
     network, _ = load("brainmask", params.weights, device)
     work = isotropic_grid(grid, network.voxel_mm)
     volume = normalised(torch.from_numpy(resample(np.maximum(image, 0), grid, work)).to(device))
@@ -139,6 +148,19 @@ def unetr_mask(
             remedy="look at the image; try --mask bet or --mask threshold, or give a mask with --derivatives",
         )
     return brain
+
+
+def coherence(image: NDArray[np.floating]) -> float:
+    """Largest correlation between neighbouring voxels over the three axes; 0 where it is not defined."""
+    found = [0.0]
+    for axis in range(3):
+        line = np.moveaxis(image, axis, 0)
+        if len(line) > 2 and line.min() < line.max():
+            first, second = line[:-1].ravel(), line[1:].ravel()
+            step = max(1, first.size // 500_000)
+            pair = np.corrcoef(first[::step], second[::step])[0, 1]
+            found.append(float(np.nan_to_num(pair)))
+    return max(found)
 
 
 def unetr_nuclei(

@@ -111,10 +111,13 @@ def test_the_mask_network_refuses_what_is_no_head():
     with pytest.raises(DataError, match=r"no magnitude image|the same everywhere"):
         extract_brain(np.zeros((60, 60, 60), np.float32), image, unetr_mask, None)
     noise = rng.rayleigh(1.0, (60, 60, 60)).astype(np.float32)
-    with pytest.raises(DataError, match="no brain was found"):
+    with pytest.raises(DataError, match="nothing but noise"):
         extract_brain(noise, image, unetr_mask, None)
-    small = nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.diag([3.0, 3.0, 3.0, 1.0]))
+    ramp = np.indices((60, 60, 60), dtype=np.float32)[0] + noise
     with pytest.raises(DataError, match="no brain was found"):
+        extract_brain(ramp[:12, :12, :12], image, unetr_mask, None)
+    small = nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.diag([3.0, 3.0, 3.0, 1.0]))
+    with pytest.raises(DataError, match=r"no brain was found|nothing but noise"):
         extract_brain(rng.random((4, 4, 4)).astype(np.float32), small, unetr_mask, None)
 
 
