@@ -170,7 +170,7 @@ def test_the_card_tells_what_was_done(tmp_path, nowhere, recipe, heads, capsys):
     assert (training["steps"], training["steps_planned"], training["batch"]) == (2, 3, 1)
     assert training["description"] == "by hand / alone"
     assert training["hardware"] == hardware("cpu")
-    assert training["validation_nrmse"] == pytest.approx(
+    assert training["validation_error"] == pytest.approx(
         float(rows(tmp_path / "deep" / "out")[1]["error_validation"]), abs=1e-3
     )
     assert training["minutes"] >= 0

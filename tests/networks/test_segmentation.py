@@ -114,7 +114,7 @@ def test_other_shapes_and_absent_weights_are_refused(tmp_path):
     grid = Grid((10, 10, 10), (4.0, 4.0, 4.0))
     with pytest.raises(DataError, match="shape"):
         unetr_mask(np.ones((9, 10, 10)), grid)
-    image = np.random.default_rng(0).random((10, 10, 10))
+    image = np.indices((10, 10, 10)).sum(axis=0) + np.random.default_rng(0).random((10, 10, 10))
     with pytest.raises(MissingFileError, match="qsmprep-train brainmask"):
         unetr_mask(image, grid, UnetrParams(weights=str(tmp_path)))
     chi, mask = image.astype(np.float32), np.ones((10, 10, 10), dtype=bool)
