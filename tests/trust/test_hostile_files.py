@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from builders import AFFINE, SHAPE, edit, images, json_of, make_dataset
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qsmprep.bids.acquisition import Acquisition, Echo
@@ -156,6 +156,7 @@ def test_no_file_where_one_is_expected(tmp_path, target):
     assert {problem.exit_code for problem in verdict.problems} == {66}
 
 
+@settings(deadline=None)
 @given(st.one_of(st.integers(), st.floats(), st.text(), st.booleans(), st.none(), st.lists(st.integers(), max_size=2)))
 def test_any_value_is_a_finite_number_or_none(value):
     number = finite_number(value)
@@ -171,6 +172,7 @@ def test_number_beyond_all_floats():
 LABELS = r"\A[A-Za-z0-9+]{1,4}(_ses-[A-Za-z0-9.]{1,3})?(_acq-[A-Za-z0-9+.é]{1,4})?(_run-[0-9]{1,3})?\Z"
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(max_size=60), st.from_regex(LABELS)))
 def test_names_that_are_taken_lead_into_the_output_folder(text):
     name = parse_name(Path(f"sub-{text.replace('/', '-')}_MEGRE.nii.gz"))

@@ -151,6 +151,7 @@ def test_no_volume_with_a_value_that_is_no_number_is_written(seed, value):
         assert not list(Path(name).iterdir())
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=50))
 def test_wrapped_phase_lies_within_a_turn_and_differs_by_whole_turns(values):
     phase = np.asarray(values, np.float32)
