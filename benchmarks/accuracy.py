@@ -36,7 +36,6 @@ from qsmprep.networks.card import card_path
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-BEGIN, END = "<!-- accuracy:begin -->", "<!-- accuracy:end -->"
 EXAMPLES = ("cohort", "oblique")
 FIELD_NOISE_PPM = 0.003
 MAP_METRICS = {"nrmse": "NRMSE %", "dnrmse": "dNRMSE %", "xsim": "XSIM", "hfen": "HFEN %"}
@@ -230,14 +229,14 @@ def commit() -> str:
     return name.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
 
 
-def put_into_readme(text: str) -> None:
-    """Replace what stands between the markers in README.md."""
-    readme = README.read_text(encoding="utf-8")
-    head, begin, rest = readme.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+def put_into_readme(text: str, block: str) -> None:
+    """Replace what stands between the markers of a benchmark in README.md."""
+    first, last = f"<!-- {block}:begin -->", f"<!-- {block}:end -->"
+    head, begin, rest = README.read_text(encoding="utf-8").partition(first)
+    _, end, tail = rest.partition(last)
     if not (begin and end):
-        raise SystemExit(f"README.md lacks the markers {BEGIN} and {END}")
-    write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}", README)
+        raise SystemExit(f"README.md lacks the markers {first} and {last}")
+    write_text(f"{head}{first}\n\n{text}\n\n{last}{tail}", README)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -265,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.update_readme and moved:
         raise SystemExit("README.md is left as it was: the code changed while it was measured")
     if args.update_readme:
-        put_into_readme(text)
+        put_into_readme(text, "accuracy")
     return 0
 
 

@@ -25,11 +25,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from accuracy import README, commit, markdown
+from accuracy import commit, markdown, put_into_readme
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from qsmprep.bids.write import write_text
 from qsmprep.core.grid import Grid
 from qsmprep.core.methods import METHODS
 from qsmprep.core.metrics import nrmse
@@ -40,7 +39,6 @@ from qsmprep.core.weights import reliability
 from qsmprep.phantom.scan import Protocol, scan
 from qsmprep.phantom.subject import Person, draw_subject
 
-BEGIN, END = "<!-- fieldmap:begin -->", "<!-- fieldmap:end -->"
 TE_S = {3.0: (0.006, 0.012, 0.018, 0.024), 7.0: (0.004, 0.008, 0.012, 0.016, 0.020)}
 DEPTHS_MM = (0.0, 2.1, 4.1, 8.0, 14.0, 99.0)
 """Bounds of the classes of distance from the outside of the mask."""
@@ -341,16 +339,6 @@ def report(rows: Sequence[Row]) -> str:
     )
 
 
-def put_into_readme(text: str) -> None:
-    """Replace what stands between the markers in README.md."""
-    readme = README.read_text(encoding="utf-8")
-    head, begin, rest = readme.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"README.md lacks the markers {BEGIN} and {END}")
-    write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}", README)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and on demand write into the README."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -382,7 +370,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = "\n\n".join([note, report(numbers)])
     print(text)
     if args.update_readme:
-        put_into_readme(text)
+        put_into_readme(text, "fieldmap")
     return 0
 
 

@@ -18,12 +18,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import accuracy
 import network_ablations
 import network_timing
 import numpy as np
 import torch
-from accuracy import commit
+from accuracy import commit, put_into_readme
 from network_heads import BLOCK_MM, SCANS, SHIFTED, Block, Head, Scan, label_head, phantom_head
 from network_methods import GRIDS, LEARNED, METRICS, TITLES, Results, Row, Trial, learned, tuned
 from network_scans import Case, cases
@@ -41,7 +40,6 @@ GOAL = 0.75
 """The best network's NRMSE over that of the best classical method should not exceed this."""
 
 COLUMNS = ("NRMSE %", "dNRMSE %", "XSIM", "HFEN %", "pSNR dB", "slope", "lesion %", "seconds")
-BEGIN, END = "<!-- networks:begin -->", "<!-- networks:end -->"
 
 Maker = Callable[[], Head]
 
@@ -199,16 +197,6 @@ def note(bench: Bench, words: Sequence[str], threads: int) -> str:
     )
 
 
-def put_into_readme(text: str) -> None:
-    """Replace what stands between the markers of this benchmark in README.md."""
-    kept = accuracy.BEGIN, accuracy.END
-    accuracy.BEGIN, accuracy.END = BEGIN, END
-    try:
-        accuracy.put_into_readme(text)
-    finally:
-        accuracy.BEGIN, accuracy.END = kept
-
-
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -249,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = "\n\n".join([note(bench, words, args.threads), *sections])
     print(text)
     if args.update_readme:
-        put_into_readme(text)
+        put_into_readme(text, "networks")
     return 0
 
 

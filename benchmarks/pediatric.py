@@ -15,18 +15,16 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from accuracy import commit
+from accuracy import commit, put_into_readme
 from network_heads import Scan, phantom_head
 from network_methods import Row, Trial, classical, learned, measure, scores
 from network_scans import Case, cases
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from qsmprep.core.dipole import forward_field
 from qsmprep.phantom.subject import Person
+from qsmprep.reports.qc import data_consistency
 
-ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- pediatric:begin -->", "<!-- pediatric:end -->"
 AGES = (0.25, 0.5, 1.0, 2.0, 4.0, 6.0)
 TUNING_AGE = 1.5
 SCANS = (Scan("1 mm", (1.0, 1.0, 1.0)), Scan("0.76 × 0.76 × 2 mm, tilted", (16 / 21, 16 / 21, 2.0), tilted=True))
@@ -37,13 +35,6 @@ CLASSICAL = {
     "tv": ({"weight": 2e-4}, {"weight": 4e-4}, {"weight": 8e-4}),
 }
 COLUMNS = ("NRMSE %", "XSIM", "residual %", "sharpness", "slope")
-
-
-def consistency(chi: NDArray[np.floating], case: Case) -> float:
-    """Measured field less that of the map, relative to the measured, in percent."""
-    predicted = forward_field(np.where(case.mask, chi, 0).astype(np.float32), case.grid)
-    parts = [volume[case.mask] - volume[case.mask].mean() for volume in (case.field_ppm, predicted)]
-    return 100 * float(np.linalg.norm(parts[0] - parts[1]) / np.linalg.norm(parts[0]))
 
 
 def sharpness(chi: NDArray[np.floating], case: Case) -> float:
@@ -62,7 +53,8 @@ def sharpness(chi: NDArray[np.floating], case: Case) -> float:
 def row_of(case: Case, trial: Trial) -> Row:
     """All measures of a method on a case."""
     chi = trial.run(case)
-    return {**scores(chi, case), "residual %": consistency(chi, case), "sharpness": sharpness(chi, case)}
+    residual = 100 * data_consistency(chi, case.field_ppm, case.mask, case.grid).nrmse
+    return {**scores(chi, case), "residual %": residual, "sharpness": sharpness(chi, case)}
 
 
 def trials(case: Case, weights: Path | None) -> list[Trial]:
@@ -107,10 +99,7 @@ def main() -> None:
             print(text[-1], flush=True)
     print("\n".join(text))
     if args.update_readme:
-        readme = ROOT / "README.md"
-        before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-        after = rest.partition(END)[2]
-        readme.write_text(f"{before}{BEGIN}\n\n" + "\n".join(text) + f"\n\n{END}{after}", encoding="utf-8")
+        put_into_readme("\n".join(text), "pediatric")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
-from accuracy import commit
+from accuracy import commit, put_into_readme
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -34,8 +34,8 @@ from qsmprep.errors import QSMPrepError
 from qsmprep.interfaces import base
 from qsmprep.interfaces.masks import combined
 from qsmprep.networks.geometry import Geometry
-from qsmprep.networks.pedqnet import NUCLEI
-from qsmprep.networks.segmentation import FREESURFER, normalised, unetr_mask, unetr_nuclei
+from qsmprep.networks.pedqnet import NUCLEI, SIDES
+from qsmprep.networks.segmentation import normalised, unetr_mask, unetr_nuclei
 from qsmprep.training.anatomy import Anatomy
 from qsmprep.training.draw import Dice, erode, gaussian
 from qsmprep.training.heads import HeadMap, PoseParams, class_of_tissue, closed, load_head, pose
@@ -49,7 +49,6 @@ SHARED = ROOT.parent / "shared" / "data"
 HELD_OUT = (12, 13, 14, 15)
 SEED = 70_000
 EDGE = 192
-BEGIN, END = "<!-- segmentation:begin -->", "<!-- segmentation:end -->"
 FIELD_OF_VIEW_MM = (176.0, 208.0, 160.0)
 
 Mask = NDArray[np.bool_]
@@ -212,7 +211,7 @@ def nuclei_table(heads: list[HeadMap], method: str) -> list[str]:
             for index, name in enumerate(NUCLEI):
                 both = np.zeros((2, *mask.shape), dtype=bool)
                 for side in (0, 1):
-                    true, mine = labels == 1 + 2 * index + side, result == FREESURFER[name][side]
+                    true, mine = labels == 1 + 2 * index + side, result == SIDES[name][side]
                     overlaps[name].append(dice(true, mine))
                     both |= np.stack([true, mine])
                 if both.any(axis=(1, 2, 3)).all():
@@ -249,10 +248,7 @@ def main() -> None:
     text = [f"Measured at commit {commit()} with {args.images} images a group.", "", *text]
     print("\n".join(text))
     if args.update_readme:
-        readme = ROOT / "README.md"
-        before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-        after = rest.partition(END)[2]
-        readme.write_text(f"{before}{BEGIN}\n" + "\n".join(text) + f"\n{END}{after}", encoding="utf-8")
+        put_into_readme("\n".join(text), "segmentation")
 
 
 if __name__ == "__main__":

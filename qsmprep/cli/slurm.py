@@ -259,27 +259,6 @@ def make_job(options: argparse.Namespace, rest: Sequence[str], settings: Setting
     return dataclasses.replace(job, binds=binds)
 
 
-def look_at_data(settings: Settings) -> Preflight:
-    """What can be processed, as ``qsmprep`` finds it; its table is printed."""
-    from qsmprep.bids.collect import Selection
-    from qsmprep.bids.dataset import check_output_dir
-    from qsmprep.bids.preflight import preflight
-    from qsmprep.bids.table import render_table
-
-    check_output_dir(settings.bids_dir, settings.out_dir, settings.work_dir)
-    selection = Selection(settings.participants, settings.sessions, settings.acquisitions, settings.bids_filters)
-    found = preflight(
-        settings.bids_dir,
-        selection,
-        b0_t_override=settings.b0_t,
-        derivatives=settings.derivatives,
-        require_description=not settings.skip_bids_validation,
-    )
-    print(render_table(found), flush=True)
-    found.raise_if_nothing_to_do()
-    return found
-
-
 def wanted(labels: Sequence[str], options: argparse.Namespace) -> list[str]:
     """Of all participants, those that go into the array.
 
@@ -350,9 +329,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(render(report, options.job_dir))
             return report.exit_code
         settings = check(options, rest)
+        from qsmprep.bids.dataset import check_output_dir
         from qsmprep.cluster.folder import write_plan
         from qsmprep.cluster.plan import scans_of
+        from qsmprep.workflows.run import look_at_data
 
+        check_output_dir(settings.bids_dir, settings.out_dir, settings.work_dir)
         found = look_at_data(settings)
         labels = wanted(list(scans_of(found)), options)
         job = make_job(options, rest, settings, found)

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qsmprep.core.dipole import dipole_kernel, padded_shape
+from qsmprep.core.dipole import dipole_kernel, forward_field, padded_shape
 from qsmprep.core.grid import Grid
+from qsmprep.core.kspace import spatial_frequency
 from qsmprep.core.results import FloatVolume, Mask
 from qsmprep.errors import DataError
 
@@ -77,40 +78,23 @@ def check_kernel(field_ppm: FloatVolume, chi_ppm: FloatVolume, mask: Mask, grid:
         )
     if not mask.any() or np.ptp(field_ppm[mask]) == 0 or np.ptp(chi_ppm[mask]) == 0:
         raise DataError("field or map is the same everywhere in the mask", expected="values that differ")
-    field, chi = (
-        torch.from_numpy(np.where(mask, volume - volume[mask].mean(), 0).astype(np.float32))
-        for volume in (field_ppm, chi_ppm)
-    )
-    padded = padded_shape(grid.shape, PAD)
-    dipole = dipole_kernel(grid.with_shape(padded))
-    spectra = [torch.fft.rfftn(volume, s=padded) for volume in (field, chi)]
-    whole = torch.fft.irfftn(spectra[1] * dipole, s=padded)
-    predicted = whole[tuple(slice(0, n) for n in grid.shape)].numpy()
-    known = torch.fft.rfftn(torch.from_numpy(np.where(mask, predicted - predicted[mask].mean(), 0)), s=padded)
-    cos2, wave = _angles(padded, grid)
+    field, chi = (np.where(mask, volume - volume[mask].mean(), 0).astype(np.float32) for volume in (field_ppm, chi_ppm))
+    predicted = forward_field(chi, grid, pad_factor=PAD)
+    wide = grid.with_shape(padded_shape(grid.shape, PAD))
+    volumes = (field, chi, np.where(mask, predicted - predicted[mask].mean(), 0).astype(np.float32))
+    seen, source, known = (torch.fft.rfftn(torch.from_numpy(volume), s=wide.shape) for volume in volumes)
+    wave = torch.from_numpy(spatial_frequency(wide))
     kept = (wave > 1 / RANGE_MM[1]) & (wave < 1 / RANGE_MM[0])
-    index = (cos2[kept] * BINS).long().clamp_max(BINS - 1)
+    cos2 = 1 / 3 - dipole_kernel(wide)
+    index = (cos2[kept] * BINS).long().clamp(0, BINS - 1)
 
     def summed(values: torch.Tensor) -> NDArray[np.float64]:
         return torch.zeros(BINS, dtype=torch.float64).index_add(0, index, values[kept].double()).numpy()
 
-    power = summed(spectra[1].abs().square())
-    count = summed(torch.ones_like(cos2))
-    filled = (power > 1e-12 * power.max()) & (count > 0)
-    cross = [summed((spectrum * spectra[1].conj()).real) for spectrum in (spectra[0], known)]
+    power = summed(source.abs().square())
+    filled = power > 1e-12 * power.max()
+    cross = [summed((spectrum * source.conj()).real) for spectrum in (seen, known)]
     implied, true = (np.where(filled, part / np.where(filled, power, 1), np.nan) for part in cross)
     error = math.sqrt(np.nansum((implied - true) ** 2) / max(np.nansum(true**2), 1e-30))
     middle = (np.arange(BINS) + 0.5) / BINS
     return KernelCheck(middle, implied, true, error)
-
-
-def _angles(padded: tuple[int, ...], grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
-    """Squared cosine of the angle between k and B0, and the spatial frequency in 1/mm, on the half spectrum."""
-    axes = [
-        (torch.fft.rfftfreq if axis == 2 else torch.fft.fftfreq)(n, mm)
-        for axis, (n, mm) in enumerate(zip(padded, grid.voxel_mm, strict=True))
-    ]
-    k = torch.meshgrid(*axes, indexing="ij")
-    squared = sum(part.square() for part in k)
-    along = sum(part * b for part, b in zip(k, grid.b0_dir, strict=True))
-    return along.square() / squared.clamp_min(1e-20), squared.sqrt()  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Reduce a volume to fewer, larger voxels over the same field of view: in k-space, or by averaging."""
+"""Spatial frequencies of a grid; and fewer, larger voxels over the same field of view, in k-space or by averaging."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qsmprep.core.grid import Grid
 from qsmprep.errors import DataError
+
+
+def spatial_frequency(grid: Grid) -> NDArray[np.float64]:
+    """|k| in cycles per mm on the half spectrum."""
+    squares = np.zeros((1, 1, 1))
+    for axis, (n, mm) in enumerate(zip(grid.shape, grid.voxel_mm, strict=True)):
+        k = np.fft.rfftfreq(n, mm) if axis == 2 else np.fft.fftfreq(n, mm)
+        squares = squares + (k**2).reshape([-1 if a == axis else 1 for a in range(3)])
+    return np.sqrt(squares)
 
 
 def crop_kspace(image: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:

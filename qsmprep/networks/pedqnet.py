@@ -15,7 +15,18 @@ from qsmprep.networks.unetr import Segmenter, keep_layout
 NUCLEI = ("caudate", "putamen", "pallidum", "thalamus")
 """Segmented structures; the classes are the background, then left and right of each."""
 
+SIDES: dict[str, tuple[int, int]] = {
+    "caudate": (11, 50),
+    "putamen": (12, 51),
+    "pallidum": (13, 52),
+    "thalamus": (10, 49),
+}
+"""FreeSurfer codes of the structures, left and right."""
+
 CLASSES = 1 + 2 * len(NUCLEI)
+
+OTHER_SIDE = (0, *(index + (1 if index % 2 else -1) for index in range(1, CLASSES)))
+"""For each class that of the other side."""
 
 
 class PedQNet(QSMNetwork):

@@ -21,13 +21,10 @@ from qsmprep.core.masking.resample import isotropic_grid, resample
 from qsmprep.core.parameters import UnetrParams
 from qsmprep.core.results import FloatVolume, Mask
 from qsmprep.errors import DataError, OutOfMemoryError
-from qsmprep.networks.pedqnet import NUCLEI
+from qsmprep.networks.pedqnet import NUCLEI, OTHER_SIDE, SIDES
 from qsmprep.networks.weights import load
 
-FREESURFER = {"caudate": (11, 50), "putamen": (12, 51), "pallidum": (13, 52), "thalamus": (10, 49)}
-"""Codes that the labels are written with, left and right."""
-
-CODES = (0, *(code for name in NUCLEI for code in FREESURFER[name]))
+CODES = (0, *(code for name in NUCLEI for code in SIDES[name]))
 """Code of each class of the segmentation."""
 
 OVERLAP = 0.5
@@ -213,7 +210,7 @@ def unetr_nuclei(
             expected="a susceptibility map of a head that holds the basal ganglia",
             remedy="look at the map; take --segmentation atlas, or give labels with --derivatives",
         )
-    lost = [f"{side} {name}" for name in NUCLEI for side, code in zip(("left", "right"), FREESURFER[name], strict=True)
+    lost = [f"{side} {name}" for name in NUCLEI for side, code in zip(("left", "right"), SIDES[name], strict=True)
             if code not in volumes]  # fmt: skip
     warnings = [f"the segmentation network found no {', no '.join(lost)}"] if lost else []
     info = {"network": card.network, "network_weights": card.code, "trained_steps": card.steps, "device": device,
@@ -327,7 +324,4 @@ def mirror(middle: tuple[float, ...], n: int) -> tuple[float, ...]:
 
 def swapped(logits: torch.Tensor) -> torch.Tensor:
     """Logits with left and right classes changed."""
-    if logits.shape[0] == 1:
-        return logits
-    order = [0, *(index + (1 if index % 2 else -1) for index in range(1, logits.shape[0]))]
-    return logits[order]
+    return logits if logits.shape[0] == 1 else logits[list(OTHER_SIDE)]

@@ -71,6 +71,7 @@ class UNETR(nn.Module):
 
         self.hidden, self.grid = hidden, edge // PATCH
         self.taken = (layers // 3 - 1, 2 * layers // 3 - 1)
+        # a linear layer: a convolution of stride 8 is wrong in bfloat16 on CPUs (torch 2.13, relative error 1.1)
         self.vit = ViT(channels, (edge,) * 3, (PATCH,) * 3, hidden, mlp, layers, heads, proj_type="perceptron")
         style: dict[str, Any] = {"norm_name": "instance", "res_block": True}
         up: dict[str, Any] = {**style, "upsample_kernel_size": 2, "kernel_size": 3}

@@ -184,8 +184,8 @@ FIGURES: dict[str, FigureDefinition] = {
     "regions": FigureDefinition(
         "Outlines of the regions, {name}",
         "Susceptibility map with the outlines of the regions of the segmentation {name}.",
-        "The outlines should follow the nuclei: bright rims outside of them mean that T1w image and gradient echo do "
-        "not fit each other.",
+        "The outlines should follow the nuclei: bright rims outside of them mean that labels and map do not fit each "
+        "other.",
     ),
     "roi": FigureDefinition(
         "Values of the regions, {name}",

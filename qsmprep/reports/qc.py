@@ -190,13 +190,14 @@ def streaking_index(chi_ppm: ArrayLike, mask: ArrayLike, grid: Grid, *, cone: fl
         When the shapes differ, the mask is empty or values are not finite.
     """
     from qsmprep.core.dipole import dipole_kernel
+    from qsmprep.core.kspace import spatial_frequency
 
     region = _region(mask)
     chi = _finite(chi_ppm, region, "chi_ppm")
     chi = np.where(region, chi - chi[region].mean(), 0.0)
     power = np.abs(np.fft.rfftn(chi)) ** 2
     kernel = np.abs(dipole_kernel(grid.with_shape(chi.shape)).numpy())
-    k = _frequency(grid.with_shape(chi.shape))
+    k = spatial_frequency(grid.with_shape(chi.shape))
     weight = np.full(power.shape, 2.0)
     weight[..., 0] = 1.0
     if chi.shape[2] % 2 == 0:
@@ -311,15 +312,6 @@ def edge_distance_mm(mask: ArrayLike, grid: Grid) -> NDArray[np.float64]:
     padded = np.pad(_region(mask), 1)
     distance = distance_transform_edt(padded, sampling=grid.voxel_mm)[1:-1, 1:-1, 1:-1]
     return np.maximum(distance - 0.5 * min(grid.voxel_mm), 0.0)
-
-
-def _frequency(grid: Grid) -> NDArray[np.float64]:
-    """|k| in cycles per mm on the half spectrum."""
-    squares = np.zeros((1, 1, 1))
-    for axis, (n, mm) in enumerate(zip(grid.shape, grid.voxel_mm, strict=True)):
-        k = np.fft.rfftfreq(n, mm) if axis == 2 else np.fft.fftfreq(n, mm)
-        squares = squares + (k**2).reshape([-1 if a == axis else 1 for a in range(3)])
-    return np.sqrt(squares)
 
 
 def _pair(axis: int, step: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

@@ -41,12 +41,15 @@ GPUS = ("nvidia", "amd instinct", "tesla", "geforce", "quadro")
 def ranges(params: TrainParams) -> dict[str, tuple[float, float]]:
     """What a network may be given, after what it was trained on (with the second domain, where it saw one)."""
     if params.network in SEEN:
+        image = params.network == "brainmask"
+        drawn = params.image if image else params.nuclei
         edge = float(params.model["voxel_mm"])
-        thick = (params.image if params.network == "brainmask" else params.nuclei).slice_mm
-        turn = (params.image if params.network == "brainmask" else params.nuclei).pose.turn_deg
-        noise = params.image.noise if params.network == "brainmask" else params.sample.field.noise_ppm
-        slab = (FINEST_MM, max(thick[1], edge))
-        return {"in_plane_mm": (FINEST_MM, edge), "slice_mm": slab, "tilt_deg": (0.0, turn), "noise_ppm": noise}
+        return {
+            "in_plane_mm": (FINEST_MM, edge),
+            "slice_mm": (FINEST_MM, max(drawn.slice_mm[1], edge)),
+            "tilt_deg": (0.0, drawn.pose.turn_deg),
+            "noise_ppm": params.image.noise if image else params.sample.field.noise_ppm,
+        }
     geometry, domains = params.sample.geometry, [params.sample, *([params.target] if params.physics_weight else [])]
     noise = (min(one.field.noise_ppm[0] for one in domains), max(one.field.noise_ppm[1] for one in domains))
     if geometry.fixed_mm is not None:
@@ -74,6 +77,13 @@ def limits(params: TrainParams, state: State, record: Mapping[str, Any]) -> tupl
     return tuple(told)
 
 
+def shapes(params: TrainParams, record: Mapping[str, Any]) -> float:
+    """Part of the samples that were random shapes."""
+    if not task_of(params.network).patches:
+        return 0.0
+    return params.sample.shapes if record.get("label_maps") or record.get("chi_maps") else 1.0
+
+
 def training(
     params: TrainParams, state: State, record: Mapping[str, Any], out: Path, description: str | None = None
 ) -> dict[str, Any]:
@@ -93,11 +103,7 @@ def training(
         "hardware": " | ".join(dict.fromkeys(run["hardware"] for run in runs if "hardware" in run)),
         "threads": runs[-1].get("threads"),
         "data": {key: record.get(key, []) for key in ("label_maps", "held_out", "chi_maps")},
-        "shapes": 0.0
-        if params.network in SEEN
-        else params.sample.shapes
-        if record.get("label_maps") or record.get("chi_maps")
-        else 1.0,
+        "shapes": shapes(params, record),
         "version": runs[-1].get("version"),
         "commit": runs[-1].get("commit"),
         "date": runs[-1].get("date"),

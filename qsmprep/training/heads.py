@@ -13,19 +13,11 @@ from nibabel.filebasedimages import ImageFileError
 from scipy import ndimage
 
 from qsmprep.errors import DataError
-from qsmprep.networks.pedqnet import NUCLEI
+from qsmprep.networks.pedqnet import NUCLEI, OTHER_SIDE, SIDES
 from qsmprep.training.anatomy import CLASSES, LARGEST, PARCELS
 from qsmprep.training.draw import Dice, Shape, coordinates, rotation, smooth_noise
 
 Voxel = tuple[float, float, float]
-
-SIDES: dict[str, tuple[int, int]] = {
-    "caudate": (11, 50),
-    "putamen": (12, 51),
-    "pallidum": (13, 52),
-    "thalamus": (10, 49),
-}
-"""FreeSurfer codes, left and right, of the segmented nuclei."""
 
 TISSUES: tuple[tuple[int, ...], ...] = (
     (),
@@ -92,10 +84,8 @@ def class_of_tissue() -> list[int]:
 
 def mirrored_tissue() -> list[int]:
     """For each tissue that of the other side."""
-    order = list(range(TISSUE_COUNT))
-    for index in range(FIRST_NUCLEUS, len(TISSUES), 2):
-        order[index], order[index + 1] = index + 1, index
-    return order
+    nuclei = [FIRST_NUCLEUS - 1 + other for other in OTHER_SIDE[1:]]
+    return [*range(FIRST_NUCLEUS), *nuclei, *range(len(TISSUES), TISSUE_COUNT)]
 
 
 def load_head(path: Path, device: torch.device | str = "cpu") -> HeadMap:

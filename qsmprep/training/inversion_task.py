@@ -78,12 +78,12 @@ def fixed_batches(params: TrainParams, network: QSMNetwork, held: Sources, devic
 
 
 @torch.no_grad()
-def validate(network: QSMNetwork, batches: list[Batch]) -> float:
-    """Mean relative error of the last output."""
+def validate(network: QSMNetwork, batches: list[Batch], output: int = -1) -> float:
+    """Mean relative error of an output, by default the last."""
     network.eval()
     errors = []
     for batch in batches:
         sample = batch.sample
         truth = sample.chi / field_scale(sample.field, sample.mask)
-        errors.append(relative_errors(apply(network, batch)[-1], truth, sample.mask)[0])
+        errors.append(relative_errors(apply(network, batch)[output], truth, sample.mask)[0])
     return float(torch.stack(errors).mean()) if errors else math.nan

@@ -59,13 +59,13 @@ class Image:
     share: torch.Tensor
 
     def state(self) -> dict[str, torch.Tensor]:
-        """As tensors of 16 bits, for a checkpoint."""
-        return {"image": self.image.half(), "share": self.share.half()}
+        """As tensors, for a checkpoint."""
+        return {"image": self.image, "share": self.share}
 
     @classmethod
     def of(cls, state: dict[str, torch.Tensor]) -> Image:
         """From :meth:`state`."""
-        return cls(state["image"].float(), state["share"].float())
+        return cls(**state)
 
     def mirrored(self, dice: Dice) -> Image:
         """The same, or (half the time) its mirror image."""

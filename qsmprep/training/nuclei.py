@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from qsmprep.core.grid import Grid
 from qsmprep.networks.geometry import Geometry
-from qsmprep.networks.pedqnet import CLASSES
+from qsmprep.networks.pedqnet import CLASSES, OTHER_SIDE
 from qsmprep.training.anatomy import Anatomy
 from qsmprep.training.draw import Dice, Shape, erode, gaussian
 from qsmprep.training.heads import FIRST_NUCLEUS, TISSUE_COUNT, HeadMap, PoseParams, class_of_tissue, pose
@@ -67,17 +68,17 @@ class Window:
     labels: torch.Tensor
     geometry: Geometry
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """All of it as tensors, for a checkpoint."""
+    def state(self) -> dict[str, Any]:
+        """All of it as tensors and numbers, for a checkpoint."""
         grid = self.geometry.grid
         volumes = {name: getattr(self, name) for name in ("field", "chi", "mask", "magnitude", "seen", "labels")}
-        return {**volumes, "voxel_mm": torch.tensor(grid.voxel_mm), "b0_dir": torch.tensor(grid.b0_dir)}
+        return {**volumes, "voxel_mm": grid.voxel_mm, "b0_dir": grid.b0_dir}
 
     @classmethod
-    def of(cls, state: dict[str, torch.Tensor]) -> Window:
+    def of(cls, state: dict[str, Any]) -> Window:
         """From :meth:`state`."""
         parts = dict(state)
-        voxel, b0 = (tuple(parts.pop(key).tolist()) for key in ("voxel_mm", "b0_dir"))
+        voxel, b0 = parts.pop("voxel_mm"), parts.pop("b0_dir")
         shape = tuple(parts["field"].shape[-3:])
         return cls(**parts, geometry=Geometry(Grid(shape, voxel, b0), PAD, parts["field"].device))  # type: ignore[arg-type]
 
@@ -90,11 +91,7 @@ class Window:
         geometry = Geometry(Grid(grid.shape, grid.voxel_mm, (-bx, by, bz)), PAD, self.field.device)
         names = ("field", "chi", "mask", "magnitude", "seen")
         parts = {name: getattr(self, name).flip(-3) for name in names}
-        other = torch.tensor(
-            [0, *(index + (1 if index % 2 else -1) for index in range(1, CLASSES))],
-            dtype=torch.uint8,
-            device=self.labels.device,
-        )
+        other = torch.tensor(OTHER_SIDE, dtype=torch.uint8, device=self.labels.device)
         return Window(**parts, labels=other[self.labels.flip(-3).int()], geometry=geometry)
 
 

@@ -5,12 +5,11 @@ The map that a field was made from is never in the loss; validation alone compar
 
 from __future__ import annotations
 
-import math
+from functools import partial
 
 import torch
 
 from qsmprep.networks.geometry import field_scale
-from qsmprep.networks.pedqnet import PedQNet
 from qsmprep.networks.physics import phase_distance
 from qsmprep.networks.segmentation import standardised
 from qsmprep.training import inversion_task
@@ -21,9 +20,10 @@ from qsmprep.training.nuclei import Window, draw_window
 from qsmprep.training.nuclei_task import label_loss
 from qsmprep.training.sample import Sources
 from qsmprep.training.state import State
-from qsmprep.training.supply import Batch
 
 fixed_batches = inversion_task.fixed_batches
+validate = partial(inversion_task.validate, output=0)
+"""Of the map before any data consistency."""
 
 
 def losses(params: TrainParams, state: State, sources: Sources, low: bool) -> tuple[torch.Tensor, float]:
@@ -73,15 +73,3 @@ def reliability(magnitude: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Magnitude relative to its largest value inside the mask (of each volume), zero outside."""
     inside = magnitude.clamp_min(0) * mask
     return inside / inside.amax(dim=(-3, -2, -1), keepdim=True).clamp_min(1e-6)
-
-
-@torch.no_grad()
-def validate(network: PedQNet, batches: list[Batch]) -> float:
-    """Mean relative error of the map before any data consistency."""
-    network.eval()
-    errors = []
-    for batch in batches:
-        sample = batch.sample
-        truth = sample.chi / field_scale(sample.field, sample.mask)
-        errors.append(relative_errors(inversion_task.apply(network, batch)[0], truth, sample.mask)[0])
-    return float(torch.stack(errors).mean()) if errors else math.nan

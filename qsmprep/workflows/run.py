@@ -41,6 +41,19 @@ def run(settings: Settings) -> int:
         return rewrite_pages(settings)
     check_output_dir(settings.bids_dir, settings.out_dir, settings.work_dir)
     _check_machine(settings)
+    found = look_at_data(settings)
+    log_dir = _start_logs(settings, found)
+    return _compute(settings, found, log_dir)
+
+
+def look_at_data(settings: Settings) -> Preflight:
+    """What can be processed; its table is printed.
+
+    Raises
+    ------
+    QSMPrepError
+        When there is nothing to do, with the code that it deserves.
+    """
     selection = Selection(settings.participants, settings.sessions, settings.acquisitions, settings.bids_filters)
     found = preflight(
         settings.bids_dir,
@@ -51,8 +64,7 @@ def run(settings: Settings) -> int:
     )
     print(render_table(found), flush=True)
     found.raise_if_nothing_to_do()
-    log_dir = _start_logs(settings, found)
-    return _compute(settings, found, log_dir)
+    return found
 
 
 def _check_machine(settings: Settings) -> None:

@@ -78,10 +78,11 @@ def test_noise_is_as_stated_and_the_same_again(accuracy, case):
 
 def test_the_readme_is_changed_between_the_markers_only(accuracy, tmp_path, monkeypatch):
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{accuracy.BEGIN}\nold\n{accuracy.END}\nafter\n")
+    first, last = "<!-- accuracy:begin -->", "<!-- accuracy:end -->"
+    readme.write_text(f"before\n{first}\nold\n{last}\nafter\n")
     monkeypatch.setattr(accuracy, "README", readme)
-    accuracy.put_into_readme("new")
-    assert readme.read_text() == f"before\n{accuracy.BEGIN}\n\nnew\n\n{accuracy.END}\nafter\n"
+    accuracy.put_into_readme("new", "accuracy")
+    assert readme.read_text() == f"before\n{first}\n\nnew\n\n{last}\nafter\n"
     readme.write_text("no markers")
     with pytest.raises(SystemExit, match="markers"):
-        accuracy.put_into_readme("new")
+        accuracy.put_into_readme("new", "accuracy")

@@ -32,9 +32,9 @@ def test_surface_distance_is_in_millimetres():
     assert distance_95_mm(cube, cube & False, (1.0,) * 3) == float("inf")
 
 
-def test_sharpness_and_residual_of_maps():
+def test_sharpness_of_maps():
     from network_scans import Case
-    from pediatric import consistency, sharpness
+    from pediatric import sharpness
 
     from qsmprep.core.dipole import forward_field
     from qsmprep.core.grid import Grid
@@ -54,6 +54,3 @@ def test_sharpness_and_residual_of_maps():
     assert sharpness(blurred, case) < 0.6
     noise = np.random.default_rng(0).normal(0, 0.05, grid.shape)
     assert sharpness(chi + noise, case) == pytest.approx(1, abs=0.1)
-    assert consistency(chi, case) == pytest.approx(0, abs=0.5)
-    assert consistency(0 * chi, case) == pytest.approx(100)
-    assert consistency(chi + 0.2 * nucleus, case) > 50

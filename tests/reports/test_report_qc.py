@@ -11,6 +11,7 @@ import torch
 
 from qsmprep.core.dipole import dipole_kernel, forward_field
 from qsmprep.core.grid import Grid
+from qsmprep.core.kspace import spatial_frequency
 from qsmprep.errors import DataError
 from qsmprep.reports import qc
 
@@ -234,4 +235,4 @@ def test_bad_input_is_refused():
 def test_the_kernel_is_the_one_of_the_pipeline():
     grid = Grid((8, 8, 8), (1.0, 1.0, 1.0))
     assert isinstance(dipole_kernel(grid), torch.Tensor)
-    np.testing.assert_allclose(qc._frequency(grid)[1, 0, 0], 1 / 8)
+    np.testing.assert_allclose(spatial_frequency(grid)[1, 0, 0], 1 / 8)

@@ -22,6 +22,7 @@ from qsmprep.core.inversion.problem import (
     difference,
     prepare,
 )
+from qsmprep.core.kspace import spatial_frequency
 from qsmprep.core.parameters import MediParams
 from qsmprep.core.results import Susceptibility
 from qsmprep.errors import DataError
@@ -186,13 +187,7 @@ def _data_term(problem: Problem, space: Spectral, radius_mm: float, rad_per_ppm:
 
 def _ball(space: Spectral, radius_mm: float) -> torch.Tensor:
     """Fourier transform of a ball of unit volume on the half spectrum."""
-    total = torch.zeros((1, 1, 1), dtype=torch.float64)
-    for axis, (n, mm) in enumerate(zip(space.shape, space.grid.voxel_mm, strict=True)):
-        k = np.fft.rfftfreq(n, mm) if axis == 2 else np.fft.fftfreq(n, mm)
-        view = [1, 1, 1]
-        view[axis] = -1
-        total = total + torch.from_numpy(k**2).view(view)
-    x = (2.0 * np.pi * radius_mm) * total.sqrt()
+    x = (2.0 * np.pi * radius_mm) * torch.from_numpy(spatial_frequency(space.grid.with_shape(space.shape)))
     x[0, 0, 0] = 1.0
     ball = 3.0 * (torch.sin(x) - x * torch.cos(x)) / x**3
     ball[0, 0, 0] = 1.0

@@ -79,20 +79,12 @@ def isotropic_grid(grid: Grid, voxel_mm: float) -> Grid:
 
 
 def resample(volume: FloatVolume, grid: Grid, target: Grid) -> FloatVolume:
-    """On any other grid around the same centre: means along axes that become coarser, lines along the others."""
+    """On any other grid of about the same extent around the same centre: means along axes that become coarser, lines
+    along the others."""
     for axis in range(3):
         n, mm, n_out, mm_out = grid.shape[axis], grid.voxel_mm[axis], target.shape[axis], target.voxel_mm[axis]
         if n == n_out and abs(mm - mm_out) < 1e-6:
             continue
-        weights = (_mean_weights if mm_out > mm else _linear_weights)(n, mm, n_out, mm_out)
+        weights = (_average_weights if mm_out > mm else _linear_weights)(n, mm, n_out, mm_out)
         volume = np.moveaxis(np.tensordot(weights, volume, (1, axis)), 0, axis)
     return np.ascontiguousarray(volume, dtype=np.float32)
-
-
-def _mean_weights(n: int, mm: float, n_out: int, mm_out: float) -> NDArray[np.float32]:
-    """Shares as in :func:`_average_weights`; a voxel that lies outside altogether takes the nearest one."""
-    left = (np.arange(n) - n / 2) * mm
-    centre = np.clip((np.arange(n_out) - (n_out - 1) / 2) * mm_out, left[0] + mm / 2, left[-1] + mm / 2)[:, None]
-    overlap = np.minimum(left + mm, centre + mm_out / 2) - np.maximum(left, centre - mm_out / 2)
-    overlap = np.maximum(overlap, 0)
-    return np.asarray(overlap / overlap.sum(axis=1, keepdims=True), np.float32)
