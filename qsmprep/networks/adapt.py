@@ -38,6 +38,8 @@ class Subject:
         Of the volume.
     domain : int
         Of the batch normalisation that is used, and adapted.
+    prepared, magnitude : (1, ..., nx, ny, nz) torch.Tensor, optional
+        What the network prepares for the field, and the magnitude that guided it.
     """
 
     field: torch.Tensor
@@ -46,12 +48,19 @@ class Subject:
     scale: float
     geometry: Geometry
     domain: int
+    prepared: torch.Tensor | None = None
+    magnitude: torch.Tensor | None = None
 
     @property
-    def upright(self) -> torch.Tensor:
-        """The field with the sign that makes its third moment positive, so that the sign of the data does
+    def sign(self) -> int:
+        """The sign that makes the third moment of the field positive, so that the sign of the data does
         not change what is adapted."""
-        return self.field if float(self.field.double().pow(3).sum()) >= 0 else -self.field
+        return 1 if float(self.field.double().pow(3).sum()) >= 0 else -1
+
+    def given(self, sign: int) -> dict[str, torch.Tensor | None]:
+        """What the network is given beside a field of that sign."""
+        prepared = None if self.prepared is None else sign * self.prepared
+        return {"prepared": prepared, "magnitude": self.magnitude}
 
 
 @torch.no_grad()
@@ -76,8 +85,8 @@ def adapt_statistics(network: QSMInvNet, subject: Subject) -> int:
     small = torch.nn.functional.avg_pool3d(subject.mask, network.shuffle)
     places = [where for where, _ in Tiles(edge, 0, align).places(small.shape)]
     places = [where for where in places if float(small[where].mean()) >= MIN_MASK] or [(...,)]
-    for sign in (1, -1):
-        entry, _ = network.start(sign * subject.upright, subject.mask, subject.geometry)
+    for sign in (subject.sign, -subject.sign):
+        entry, _ = network.start(sign * subject.field, subject.mask, subject.geometry, **subject.given(sign))
         for where in places:
             network.convolve(entry[where], domain=subject.domain)
     for norm, momentum in zip(norms, kept, strict=True):
@@ -101,11 +110,13 @@ def adapt_physics(network: QSMInvNet, subject: Subject, steps: int) -> tuple[flo
     for parameter in trained:
         parameter.requires_grad_(True)
     optimiser = torch.optim.Adam(trained, LEARNING_RATE)
-    field = subject.upright
+    sign = subject.sign
+    field, given = sign * subject.field, subject.given(sign)
     losses = []
     with torch.enable_grad():
         for _ in range(steps):
-            chi = network.estimate(field, subject.mask, subject.geometry, domain=subject.domain)[-1] * subject.mask
+            maps = network.estimate(field, subject.mask, subject.geometry, domain=subject.domain, **given)
+            chi = maps[-1] * subject.mask
             loss = physics(chi * subject.scale, field * subject.scale, subject.weight, subject.geometry)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()

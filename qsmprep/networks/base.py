@@ -11,12 +11,17 @@ from torch import nn
 from torch.nn import functional
 
 from qsmprep.networks.geometry import Geometry, noise_ratio
+from qsmprep.networks.variation import variation_maps
 
 START_WEIGHT = 0.05
 """Weight of the closed-form solution that networks start from."""
 
-INPUTS = {"field": 2, "physics": 4}
+INPUTS = {"field": 2, "physics": 4, "variation": 7}
 """Kinds of input and their number of channels."""
+
+
+SHADE_MM = 10.0
+"""Standard deviation of the Gaussian whose average the magnitude is seen relative to."""
 
 
 def direct(function: Callable[..., Any], *volumes: Any) -> Any:
@@ -52,10 +57,12 @@ class QSMNetwork(nn.Module):
 
     Parameters
     ----------
-    inputs : {"physics", "field"}
+    inputs : {"physics", "field", "variation"}
         ``field``: the field and the mask, as in the papers. ``physics``: also the closed-form
         solution and the part of it inside the magic-angle cone, which carry voxel size and B0
         direction into a network that knows neither; the output is then added to the closed form.
+        ``variation``: also two total-variation maps (:mod:`qsmprep.networks.variation`) and the local
+        contrast of the magnitude; the output is then added to the map of the weaker penalty.
     shuffle : {1, 2}
         Edge of the blocks whose voxels become channels before the first layer (space to depth)
         and voxels again after the last: 2 trades resolution inside for width at an eighth of the cost.
@@ -84,13 +91,25 @@ class QSMNetwork(nn.Module):
         """Channels before depth to space."""
         return self.shuffle**3
 
-    def start(self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry) -> tuple[torch.Tensor, torch.Tensor]:
+    def start(
+        self,
+        field: torch.Tensor,
+        mask: torch.Tensor,
+        geometry: Geometry,
+        prepared: torch.Tensor | None = None,
+        magnitude: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Input channels (after space to depth) and the map that the output is added to."""
         if self.inputs == "field":
             return to_depth(torch.cat([field, mask], dim=1), self.shuffle), field
         first = geometry.closed_form(field, START_WEIGHT) * mask
-        stack = torch.cat([field, first, geometry.cone_part(first) * mask, mask], dim=1)
-        return to_depth(stack, self.shuffle), first
+        volumes = [field, first, geometry.cone_part(first) * mask, mask]
+        if self.inputs == "variation":
+            if prepared is None:
+                prepared = variation_maps(field, mask, geometry, magnitude)
+            volumes += [prepared, contrast(magnitude, mask, geometry)]
+            first = prepared[:, 1:]
+        return to_depth(torch.cat(volumes, dim=1), self.shuffle), first
 
     def forward(
         self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry, **options: Any
@@ -124,14 +143,17 @@ class QSMNetwork(nn.Module):
         mask: torch.Tensor,
         geometry: Geometry,
         over: Callable[..., Any] = direct,
+        prepared: torch.Tensor | None = None,
+        magnitude: torch.Tensor | None = None,
         **options: Any,
     ) -> list[torch.Tensor]:
         """What the network itself says, one map an iteration.
 
         ``over`` calls the convolutional part with its input volumes: at once, or in tiles
-        (:class:`qsmprep.networks.tiles.Tiles`). The physics always sees the whole volume.
+        (:class:`qsmprep.networks.tiles.Tiles`). The physics always sees the whole volume. ``prepared``
+        takes the maps of :meth:`prepare`, ``magnitude`` (in any unit) what those were guided by.
         """
-        entry, skip = self.start(field, mask, geometry)
+        entry, skip = self.start(field, mask, geometry, prepared, magnitude)
         outputs = over(partial(self.convolve, **options), entry)
         return [to_space(output, self.shuffle).float() + skip for output in outputs]
 
@@ -139,11 +161,26 @@ class QSMNetwork(nn.Module):
         self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry, magnitude: torch.Tensor | None = None
     ) -> torch.Tensor | None:
         """Slow input without parameters, handed to ``forward`` as option ``prepared``; odd in the field."""
-        return None
+        return variation_maps(field, mask, geometry, magnitude) if self.inputs == "variation" else None
 
     def convolve(self, entry: torch.Tensor, **options: Any) -> list[torch.Tensor]:
         """The convolutional part: from the input channels to the output before depth to space, one an iteration."""
         raise NotImplementedError
+
+
+def contrast(magnitude: torch.Tensor | None, mask: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    """Magnitude over its average in the neighbourhood less one, within -1 to 1; zero outside the mask.
+
+    Whatever the unit and the shade of the coil; zero everywhere for a magnitude that is the same everywhere,
+    and for none.
+    """
+    if magnitude is None:
+        return torch.zeros_like(mask)
+    inside = torch.nan_to_num(magnitude.float(), 0.0, 0.0, 0.0) * mask
+    mean, weight = geometry.blur(inside, SHADE_MM), geometry.blur(mask, SHADE_MM)
+    level = mean / weight.clamp_min(1e-3)
+    size = inside.abs().amax(dim=(-3, -2, -1), keepdim=True)
+    return (inside / level.clamp_min(1e-3 * size + torch.finfo(torch.float32).tiny) - 1).clamp(-1, 1) * mask
 
 
 def to_depth(volume: torch.Tensor, block: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from qsmprep.networks.base import START_WEIGHT, QSMNetwork, direct, to_depth, to_space, upsample
+from qsmprep.networks.base import START_WEIGHT, QSMNetwork, contrast, direct, to_depth, to_space, upsample
 from qsmprep.networks.geometry import Geometry, noise_ratio
 from qsmprep.networks.variation import variation_maps
 
@@ -18,9 +18,6 @@ SIDE = 10
 
 CHANNELS = 6
 """Field, closed-form solution, strong total variation, present map, what it leaves of the field, mask."""
-
-SHADE_MM = 10.0
-"""Standard deviation of the Gaussian whose average the magnitude is seen relative to."""
 
 
 class Modulated(nn.Module):
@@ -120,7 +117,7 @@ class ConeNet(QSMNetwork):
         strong, chi = (self.prepare(field, mask, geometry) if prepared is None else prepared).split(1, dim=1)
         seen = [mask]
         if self.guided:
-            seen.append(torch.zeros_like(mask) if magnitude is None else contrast(magnitude, mask, geometry))
+            seen.append(contrast(magnitude, mask, geometry))
         features: torch.Tensor | None = None
         outputs = []
         for iteration in range(iterations or self.iterations):
@@ -152,15 +149,3 @@ class ConeNet(QSMNetwork):
         for level in reversed(range(self.levels - 1)):
             volume = self.decoder[level](upsample(self.rise[level](volume)) + kept[level], code)
         return volume
-
-
-def contrast(magnitude: torch.Tensor, mask: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-    """Magnitude over its average in the neighbourhood less one, within -1 to 1; zero outside the mask.
-
-    Whatever the unit and the shade of the coil; zero everywhere for a magnitude that is the same everywhere.
-    """
-    inside = torch.nan_to_num(magnitude.float(), 0.0, 0.0, 0.0) * mask
-    mean, weight = geometry.blur(inside, SHADE_MM), geometry.blur(mask, SHADE_MM)
-    level = mean / weight.clamp_min(1e-3)
-    size = inside.abs().amax(dim=(-3, -2, -1), keepdim=True)
-    return (inside / level.clamp_min(1e-3 * size + torch.finfo(torch.float32).tiny) - 1).clamp(-1, 1) * mask

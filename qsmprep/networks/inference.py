@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -117,7 +118,7 @@ def invert(
     weights : (nx, ny, nz) array, optional
         Relative reliability of the field; used only where a network is adapted by the physics.
     magnitude : (nx, ny, nz) array, optional
-        Its edges guide ConeNet; the other networks do not see it.
+        Its edges guide networks that were trained with it (ConeNet and those of ``inputs: variation``).
     rad_per_ppm : optional
         Checked, but of no use to a network.
     device : str
@@ -213,6 +214,11 @@ class Runner:
             "domain": DOMAINS[getattr(self.params, "domain", "target")],
         }
 
+    @cached_property
+    def prepared(self) -> torch.Tensor | None:
+        """What the network prepares for the volume, if anything."""
+        return self.network.prepare(self.field, self.mask, self.geometry, self.magnitude)
+
     def adapt(self, frame: Frame, problem: Problem, scale_ppm: float) -> dict[str, Any]:
         """Adapt the network to the volume where that is asked for, and tell what came of it."""
         how = getattr(self.params, "adapt", "none")
@@ -222,7 +228,14 @@ class Runner:
             raise UsageError(f"a network of class {type(self.network).__name__} is not adapted", expected="qsminvnet")
         weight = frame.enter(problem.weights)
         subject = Subject(
-            self.field, self.mask, weight / weight.max(), scale_ppm, self.geometry, self.options["domain"]
+            self.field,
+            self.mask,
+            weight / weight.max(),
+            scale_ppm,
+            self.geometry,
+            self.options["domain"],
+            self.prepared,
+            self.magnitude,
         )
         try:
             if how == "statistics":
@@ -260,17 +273,16 @@ class Runner:
 
     def attempt(self, tiles: Tiles) -> torch.Tensor:
         """The map, made odd in the field by averaging the network and its mirror image."""
-        prepared = self.network.prepare(self.field, self.mask, self.geometry, self.magnitude)
-        chi = self.once(1.0, prepared, tiles)
+        chi = self.once(1.0, tiles)
         if getattr(self.params, "ensemble", "odd") == "odd":
-            chi = 0.5 * (chi - self.once(-1.0, prepared, tiles))
+            chi = 0.5 * (chi - self.once(-1.0, tiles))
         return chi
 
-    def once(self, sign: float, prepared: torch.Tensor | None, tiles: Tiles) -> torch.Tensor:
+    def once(self, sign: float, tiles: Tiles) -> torch.Tensor:
         """The output that the parameters ask for, of the field or of its negative."""
         options = self.options
-        if prepared is not None:
-            options |= {"prepared": sign * prepared, "magnitude": self.magnitude}
+        if self.prepared is not None:
+            options |= {"prepared": sign * self.prepared, "magnitude": self.magnitude}
         outputs = self.network(sign * self.field, self.mask, self.geometry, over=tiles, **options)
         native = not getattr(self.params, "consistency", True) and not isinstance(self.network, ConeNet)
         return outputs[-2 if native else -1]

@@ -175,6 +175,7 @@ def export_weights(
         )
         save(segmenter, card, folder, name=f"{name or params.network}_nuclei", half=half)
         network = without_segmentation(network)
+    guided = config.get("guided") or config.get("inputs") == "variation"
     card = Card(
         network=params.network,
         title=architecture(params.network).title,
@@ -182,7 +183,7 @@ def export_weights(
         ranges=ranges(params),
         training=entry,
         limits=told,
-        **SEEN.get(params.network, {"inputs": "local field, mask and magnitude"} if config.get("guided") else {}),
+        **SEEN.get(params.network, {"inputs": "local field, mask and magnitude"} if guided else {}),
     )
     save(network, card, folder, name=name, half=half)
     return weight_path(name or params.network, folder)

@@ -29,6 +29,9 @@ from qsmprep.training.tasks import task_of
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
 SAVE_EVERY_S = 60.0
+SAVE_SHARE = 0.04
+"""Part of the time that checkpoints may take."""
+
 COLUMNS = ("step", "seconds", "learning_rate", "loss", "error_train", "error_validation")
 
 
@@ -300,7 +303,7 @@ def train(
     task = task_of(params.network)
     samples = task.fixed_batches(params, state.network, held, device)
     begun = saved = time.monotonic()
-    lost = 0
+    lost, pause = 0, SAVE_EVERY_S
     while state.step < params.steps and time.monotonic() - begun < 60 * minutes:
         if stop is not None and stop():
             break
@@ -318,9 +321,11 @@ def train(
         log(out / LOG, row)
         if report is not None:
             report(state.step, row)
-        if time.monotonic() - saved > SAVE_EVERY_S or last:
+        if time.monotonic() - saved > pause:
+            start = time.monotonic()
             save(where, params, state)
             saved = time.monotonic()
+            pause = max(SAVE_EVERY_S, (saved - start) / SAVE_SHARE)
     save(where, params, state)
     return state
 

@@ -46,23 +46,25 @@ def losses(params: TrainParams, state: State, sources: Sources, low: bool) -> tu
     """Dice and cross-entropy of a step with their graph, and 1 - Dice."""
     need_heads(sources)
     network, dice = state.network, state.dice
-    total, errors = torch.zeros((), device=dice.device), []
+    images, shares = [], []
     for _ in range(params.batch):
         drawn = state.supply.take(state.step, dice, lambda: draw(dice, sources, network, params.image))
         image, share = scanned(dice, drawn.image, drawn.share, network.voxel_mm, params.image)
-        with torch.autocast(dice.device.type, torch.bfloat16, enabled=low):
-            logits = network(normalised(image)[None, None])
-        total = total + overlap_loss(logits, share[None, None]) / params.batch
-        errors.append(1 - overlap(logits, share[None, None]))
-    return total, sum(errors) / len(errors)
+        images.append(normalised(image)[None])
+        shares.append(share[None])
+    batch, true = torch.stack(images), torch.stack(shares)
+    with torch.autocast(dice.device.type, torch.bfloat16, enabled=low):
+        logits = network(batch)
+    return overlap_loss(logits, true), 1 - overlap(logits, true)
 
 
 def overlap_loss(logits: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """Soft Dice and cross-entropy with the share of brain in each voxel."""
-    probability = torch.sigmoid(logits)
-    both, sum_ = (probability * share).sum(), probability.square().sum() + share.square().sum()
+    """Soft Dice (of each image) and cross-entropy with the share of brain in each voxel."""
+    probability, space = torch.sigmoid(logits), (1, 2, 3, 4)
+    both = (probability * share).sum(dim=space)
+    sum_ = probability.square().sum(dim=space) + share.square().sum(dim=space)
     entropy = nn.functional.binary_cross_entropy_with_logits(logits, share)
-    return 1 - (2 * both + 1) / (sum_ + 1) + 3 * entropy
+    return (1 - (2 * both + 1) / (sum_ + 1)).mean() + 3 * entropy
 
 
 @torch.no_grad()

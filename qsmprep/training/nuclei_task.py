@@ -23,14 +23,14 @@ def losses(params: TrainParams, state: State, sources: Sources, low: bool) -> tu
     """Dice and cross-entropy of a step with their graph, and 1 - mean Dice."""
     need_heads(sources)
     dice, network = state.dice, state.network
-    total, errors = torch.zeros((), device=dice.device), []
-    for _ in range(params.batch):
-        window = state.supply.take(state.step, dice, lambda: draw(dice, sources, network, params))
-        with torch.autocast(dice.device.type, torch.bfloat16, enabled=low):
-            logits = network(seen(window, network.channels))
-        total = total + label_loss(logits, window.labels) / params.batch
-        errors.append(1 - mean_dice(logits, window.labels))
-    return total, sum(errors) / len(errors)
+    windows = [
+        state.supply.take(state.step, dice, lambda: draw(dice, sources, network, params)) for _ in range(params.batch)
+    ]
+    batch = torch.cat([seen(window, network.channels) for window in windows])
+    labels = torch.cat([window.labels for window in windows])
+    with torch.autocast(dice.device.type, torch.bfloat16, enabled=low):
+        logits = network(batch)
+    return label_loss(logits, labels), 1 - mean_dice(logits, labels)
 
 
 def draw(dice: Dice, sources: Sources, network: nn.Module, params: TrainParams) -> Window:

@@ -35,10 +35,11 @@ def losses(params: TrainParams, state: State, sources: Sources, low: bool) -> tu
     network, device = state.network, state.dice.device
     if network.segmentation is not None and state.step % 2:
         return joint_losses(params, state, sources, low)
-    sample = inversion_task.labelled(params, state, sources).sample
+    batch = inversion_task.labelled(params, state, sources)
+    sample = batch.sample
     scale = field_scale(sample.field, sample.mask)
     with torch.autocast(device.type, torch.bfloat16, enabled=low):
-        outputs = network(sample.field / scale, sample.mask, sample.geometry)
+        outputs = inversion_task.apply(network, batch)
     weight = reliability(sample.magnitude, sample.mask)
     loss = phase_distance(outputs[0], sample.field / scale, weight, sample.geometry, params.variation)
     with torch.no_grad():
@@ -58,7 +59,7 @@ def joint_losses(params: TrainParams, state: State, sources: Sources, low: bool)
     )
     scale = field_scale(window.field, window.mask)
     with torch.autocast(dice.device.type, torch.bfloat16, enabled=low):
-        chi = network(window.field / scale, window.mask, window.geometry)[0]
+        chi = network(window.field / scale, window.mask, window.geometry, magnitude=window.magnitude)[0]
         logits = segmenter(standardised(chi, window.mask))
     weight = reliability(window.magnitude, window.mask)
     loss = phase_distance(chi, window.field / scale, weight, window.geometry, params.variation)

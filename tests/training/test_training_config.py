@@ -18,6 +18,8 @@ from qsmprep.training.loop import check_patches, learning_rate
 from qsmprep.training.recipes import find_recipe, recipe_folder, recipe_names
 
 MAX_BYTES = 16 * 1024**2
+NEVER_RUN = {"unet_h200", "mesaqsm_h200", "qsminvnet1_h200"}
+"""Recipes that say so."""
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -34,7 +36,7 @@ def test_shipped_recipes_are_right(name):
     assert set(ranges(params)) == {"in_plane_mm", "slice_mm", "tilt_deg", "noise_ppm"}
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# ")
-    assert ("has not been run yet" in text) == name.endswith("_h200")
+    assert ("has not been run yet" in text) == (name in NEVER_RUN)
 
 
 def test_every_network_has_a_recipe_for_each_kind_of_hardware():
