@@ -198,7 +198,7 @@ def learn(args: argparse.Namespace, command: Sequence[str]) -> int:
     found = material.gather(labels, args.chi, params.hold_out, device, heads=task.heads, patches=task.patches)
     print(f"{args.network} by {recipe.name}: {found.sentence}", flush=True)
     out = args.out or Path("training", args.network)
-    opened = record.open_record(out, command, recipe, found, device)
+    opened = record.open_record(out, command, recipe, found, device, (params.start, params.segmenter))
     make_folder(out)
     if not (out / "checkpoint.pt").exists():
         record.write_record(out, opened)

@@ -94,6 +94,7 @@ def training(
         "command": runs[0].get("command"),
         "further_commands": [run.get("command") for run in runs[1:]],
         "recipe": record.get("recipe"),
+        **({"begun_from": record["begun_from"]} if record.get("begun_from") else {}),
         "seed": params.seed,
         "steps": state.step,
         "steps_planned": params.steps,

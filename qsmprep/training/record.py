@@ -9,7 +9,7 @@ import platform
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from qsmprep.errors import CannotWriteError, DataError
+from qsmprep.networks.card import read_card
 from qsmprep.training.loop import CHECKPOINT, LOG
 from qsmprep.training.material import Material
 from qsmprep.version import qsmprep_version
@@ -86,7 +87,23 @@ def read_record(out: Path) -> dict[str, Any]:
     return content
 
 
-def open_record(out: Path, command: Sequence[str], recipe: Path, material: Material, device: str) -> dict[str, Any]:
+def origin(names: Iterable[str]) -> dict[str, Any]:
+    """Of every weight file that a training begins with: its hash, and how it came about."""
+    told = {}
+    for name in filter(None, names):
+        where = Path(name)
+        card = read_card(where.name, where.parent if where.parent != Path() else None)
+        kept = ("command", "recipe", "steps", "hardware", "commit", "begun_from")
+        told[where.name] = {
+            "sha256": card.sha256,
+            **{key: card.training[key] for key in kept if card.training.get(key)},
+        }
+    return told
+
+
+def open_record(
+    out: Path, command: Sequence[str], recipe: Path, material: Material, device: str, begins: Iterable[str] = ()
+) -> dict[str, Any]:
     """The record of a training folder with one more run; refuses maps that it was not begun with.
 
     Where a checkpoint was written without a record (by :func:`qsmprep.training.loop.train`), the command
@@ -104,6 +121,8 @@ def open_record(out: Path, command: Sequence[str], recipe: Path, material: Mater
         Maps of this run.
     device : str
         Torch device.
+    begins : iterable of str
+        Weight files that a new training begins with.
 
     Raises
     ------
@@ -136,7 +155,8 @@ def open_record(out: Path, command: Sequence[str], recipe: Path, material: Mater
         "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
     }
-    return {"recipe": recipe.name, **maps, "runs": [*earlier, run]}
+    before = record.get("begun_from", {}) if begun else origin(begins)
+    return {"recipe": recipe.name, **({"begun_from": before} if before else {}), **maps, "runs": [*earlier, run]}
 
 
 def write_record(out: Path, record: dict[str, Any]) -> None:

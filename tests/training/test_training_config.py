@@ -18,7 +18,9 @@ from qsmprep.training.loop import check_patches, learning_rate
 from qsmprep.training.recipes import find_recipe, recipe_folder, recipe_names
 
 MAX_BYTES = 16 * 1024**2
-NEVER_RUN = {"unet_h200", "mesaqsm_h200", "qsminvnet1_h200"}
+NEVER_RUN = {f"{name}_h200" for name in ("unet", "mesaqsm", "qsminvnet1")} | {
+    f"{name}_cpu" for name in ("loopnet", "metaqsm", "qsminvnet")
+}
 """Recipes that say so."""
 
 
