@@ -43,7 +43,8 @@ METHODS = (
         "qsmprep.networks.inference:qsminvnet",
         p.QSMInvNetParams,
         "Susceptibility was computed with qsmprep's own training of QSMInvNet+ (ISMRM 2021; started from "
-        "total-variation maps, statistics of the {domain} domain, adaptation to the subject: {adapt}, data consistency after it: {consistency})",
+        "total-variation maps, statistics of the {domain} domain, adaptation to the subject: {adapt}, data "
+        "consistency after it: {consistency})",
         ("chang2019", "polak2020", "bilgic2014"),
     ),
     Method(
