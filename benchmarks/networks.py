@@ -192,8 +192,8 @@ def note(bench: Bench, words: Sequence[str], threads: int) -> str:
     return (
         f"Measured with `{shown}` at commit {measured}; mean ± standard deviation over "
         f"heads, {threads} thread(s). Error columns: {', '.join(METRICS.values())}; slope of deep grey means; error of "
-        "lesion moments. Map and truth have mean zero in the mask. MEDI and ConeNet use the magnitude, "
-        "which shares the head's anatomy; no other method does."
+        "lesion moments. Map and truth have mean zero in the mask. MEDI and the shipped networks use the "
+        "magnitude, which shares the head's anatomy; no other method does."
     )
 
 

@@ -58,6 +58,8 @@ class Window:
     labels : torch.Tensor
         uint8: 0, then left and right of each of :data:`qsmprep.networks.pedqnet.NUCLEI`.
     geometry : Geometry
+    prepared : (1, ..., n, n, n) torch.Tensor, optional
+        What the network that inverts the field prepares for it.
     """
 
     field: torch.Tensor
@@ -67,11 +69,13 @@ class Window:
     seen: torch.Tensor
     labels: torch.Tensor
     geometry: Geometry
+    prepared: torch.Tensor | None = None
 
     def state(self) -> dict[str, Any]:
         """All of it as tensors and numbers, for a checkpoint."""
         grid = self.geometry.grid
-        volumes = {name: getattr(self, name) for name in ("field", "chi", "mask", "magnitude", "seen", "labels")}
+        names = ("field", "chi", "mask", "magnitude", "seen", "labels", "prepared")
+        volumes = {name: getattr(self, name) for name in names}
         return {**volumes, "voxel_mm": grid.voxel_mm, "b0_dir": grid.b0_dir}
 
     @classmethod
@@ -91,8 +95,10 @@ class Window:
         geometry = Geometry(Grid(grid.shape, grid.voxel_mm, (-bx, by, bz)), PAD, self.field.device)
         names = ("field", "chi", "mask", "magnitude", "seen")
         parts = {name: getattr(self, name).flip(-3) for name in names}
+        prepared = None if self.prepared is None else self.prepared.flip(-3)
         other = torch.tensor(OTHER_SIDE, dtype=torch.uint8, device=self.labels.device)
-        return Window(**parts, labels=other[self.labels.flip(-3).int()], geometry=geometry)
+        labels = other[self.labels.flip(-3).int()]
+        return Window(**parts, labels=labels, geometry=geometry, prepared=prepared)
 
 
 def draw_window(

@@ -5,6 +5,7 @@ The map that a field was made from is never in the loss; validation alone compar
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import torch
@@ -52,14 +53,17 @@ def joint_losses(params: TrainParams, state: State, sources: Sources, low: bool)
     need_heads(sources)
     network, dice = state.network, state.dice
     segmenter = network.segmentation
-    window: Window = state.target.take(
-        state.step // 2,
-        dice,
-        lambda: draw_window(dice, sources.heads, segmenter.window, segmenter.voxel_mm, params.nuclei, params.sample),
-    )
+
+    def draw() -> Window:
+        one = draw_window(dice, sources.heads, segmenter.window, segmenter.voxel_mm, params.nuclei, params.sample)
+        field = one.field / field_scale(one.field, one.mask)
+        return dataclasses.replace(one, prepared=network.prepare(field, one.mask, one.geometry, one.magnitude))
+
+    window: Window = state.target.take(state.step // 2, dice, draw)
     scale = field_scale(window.field, window.mask)
     with torch.autocast(dice.device.type, torch.bfloat16, enabled=low):
-        chi = network(window.field / scale, window.mask, window.geometry, magnitude=window.magnitude)[0]
+        given = {"prepared": window.prepared, "magnitude": window.magnitude}
+        chi = network(window.field / scale, window.mask, window.geometry, **given)[0]
         logits = segmenter(standardised(chi, window.mask))
     weight = reliability(window.magnitude, window.mask)
     loss = phase_distance(chi, window.field / scale, weight, window.geometry, params.variation)
