@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,8 @@ def save(
         When the file system refuses.
     """
     name, target = name or card.network, Path(folder or FOLDER)
-    tensors = {key: _stored(key, value, half) for key, value in network.state_dict().items()}
+    state = network.state_dict()
+    tensors = {key: _stored(key, state[key], half) for key in state if key not in twins(state)}
     data = tensors_to_bytes(tensors)
     if len(data) > MAX_BYTES:
         raise DataError(
@@ -79,6 +81,13 @@ def save(
     _write(data, weight_path(name, target))
     _write(card.to_json().encode(), card_path(name, target))
     return card
+
+
+def twins(state: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Names of tensors that a network holds under another name already, with that other name."""
+    first: dict[tuple[int, torch.Size], str] = {}
+    names = {key: first.setdefault((value.data_ptr(), value.shape), key) for key, value in state.items()}
+    return {key: name for key, name in names.items() if name != key and state[key].numel()}
 
 
 def _stored(key: str, value: torch.Tensor, half: bool) -> torch.Tensor:
@@ -128,7 +137,8 @@ def load(name: str, folder: str | Path | None = None, device: torch.device | str
     tensors = read_tensors(name, path, card)
     try:
         network = build(card.network, card.config)
-        network.load_state_dict({key: _loaded(value) for key, value in tensors.items()})
+        shared = {key: tensors[one] for key, one in twins(network.state_dict()).items() if one in tensors}
+        network.load_state_dict({key: _loaded(value) for key, value in {**shared, **tensors}.items()})
     except (UsageError, RuntimeError, TypeError, ValueError) as problem:
         reason = str(problem).split("\n\t")[-1].strip()
         raise DataError(

@@ -25,8 +25,8 @@ CONFIGS = {
     "conenet": {"base": 8, "depth": 2, "iterations": 2, "shuffle": 2, "guided": True},
     "loopnet": {"base": 4, "iterations": 2, "shuffle": 2},
     "metaqsm": {"base": 4, "depth": 3, "basis": 2, "shuffle": 2},
-    "qsminvnet": {"base": 4, "shuffle": 2},
-    "pedqnet": {"filters": [8, 12, 16], "shuffle": 2},
+    "qsminvnet": {"base": 4, "inputs": "variation", "shuffle": 2},
+    "pedqnet": {"filters": [8, 12, 16], "inputs": "variation", "shuffle": 2},
 }
 NAMES = tuple(CONFIGS)
 

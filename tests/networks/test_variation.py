@@ -1,15 +1,16 @@
-"""The total-variation maps that ConeNet starts from."""
+"""The total-variation maps that networks start from."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from network_cases import head, write_all
+from network_cases import CONFIGS, head, lively, write_all
 
 from qsmprep.core.grid import Grid
 from qsmprep.core.inversion.tv import tv
-from qsmprep.core.parameters import ConeNetParams, LoopNetParams, TvParams
+from qsmprep.core.parameters import ConeNetParams, LoopNetParams, QSMInvNetParams, TvParams
+from qsmprep.networks.base import INPUTS
 from qsmprep.networks.geometry import Geometry, field_scale
 from qsmprep.networks.inference import invert
 from qsmprep.networks.variation import STAGES, variation_maps
@@ -60,10 +61,32 @@ def test_maps_are_odd(scene):
     torch.testing.assert_close(there, -back, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["loopnet", "metaqsm", "qsminvnet", "pedqnet"])
+def test_other_networks_can_start_from_them(name):
+    grid = Grid((32, 32, 32), GRID.voxel_mm, GRID.b0_dir)
+    scaled, inside, image = (torch.from_numpy(np.asarray(v, dtype=np.float32))[None, None] for v in head(grid))
+    geometry = Geometry(grid)
+    network = lively(name, config={**CONFIGS[name], "inputs": "variation"})
+    maps = network.prepare(scaled, inside, geometry, image)
+    assert torch.equal(maps, variation_maps(scaled, inside, geometry, image))
+    entry, first = network.start(scaled, inside, geometry, maps, image)
+    assert entry.shape[1] == INPUTS["variation"] * network.shuffle**3
+    assert torch.equal(first, maps[:, 1:])
+    with torch.no_grad():
+        network.head.kernel.bias.zero_() if name == "metaqsm" else network.head.weight.zero_()
+        network.head.bias.bias.zero_() if name == "metaqsm" else network.head.bias.zero_()
+        if name == "metaqsm":
+            network.head.kernel.weight.zero_()
+            network.head.bias.weight.zero_()
+        alone = network(scaled, inside, geometry, prepared=maps, magnitude=image)[0]
+    torch.testing.assert_close(alone, maps[:, 1:])
+
+
 @pytest.mark.parametrize(
-    ("name", "params", "guided"), [("conenet", ConeNetParams, True), ("loopnet", LoopNetParams, False)]
+    ("name", "params", "guided"),
+    [("conenet", ConeNetParams, True), ("loopnet", LoopNetParams, False), ("qsminvnet", QSMInvNetParams, True)],
 )
-def test_only_conenet_looks_at_the_magnitude(tmp_path, scene, name, params, guided):
+def test_networks_that_look_at_the_magnitude(tmp_path, scene, name, params, guided):
     field, mask, *_ = scene
     image = scene[5][0, 0].numpy()
     chosen = params(weights=str(write_all(tmp_path)))

@@ -13,7 +13,7 @@ from network_cases import NAMES, RANGES, card_of, lively
 from qsmprep.errors import CannotWriteError, DataError, MissingFileError
 from qsmprep.networks import weights
 from qsmprep.networks.card import FORMAT, find_weights, parse_card, read_card
-from qsmprep.networks.weights import load, save, weight_path
+from qsmprep.networks.weights import load, save, twins, weight_path
 from qsmprep.networks.zoo import build
 
 
@@ -59,6 +59,16 @@ def test_half_precision_is_for_kernels_only(tmp_path, name):
             assert torch.equal(state[key], value), key
         else:
             torch.testing.assert_close(state[key], value, rtol=1e-3, atol=1e-6)
+
+
+def test_a_tensor_that_a_network_holds_twice_is_stored_once(tmp_path):
+    network = lively("pedqnet")  # MONAI's DynUNet names its layers twice
+    state = network.state_dict()
+    assert twins(state)
+    card = save(network, card_of("pedqnet"), tmp_path, half=False)
+    assert weight_path("pedqnet", tmp_path).stat().st_size < 4.1 * card.parameters + 20_000
+    back, _ = load("pedqnet", tmp_path)
+    assert all(torch.equal(value, state[key]) for key, value in back.state_dict().items())
 
 
 def test_another_name_than_the_network(tmp_path):
