@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qsmprep.core.methods import METHODS
+from qsmprep.core.registry import Method
 from qsmprep.errors import UsageError
 
 STEPS = ("mask", "artefacts", "offset", "unwrap", "combine", "quality", "relaxometry", "swi", "background")
@@ -75,9 +77,12 @@ class Settings:
         for step, name in self.chosen():
             self.params(step, name)
         known = {method.name for method in METHODS}
-        for name in self.parameters:
+        chosen = {name for _, name in self.chosen()}
+        for name, given in self.parameters.items():
             if name not in known:
                 raise UsageError(f"no method is called {name!r}", expected=f"one of {', '.join(sorted(known))}")
+            if name not in chosen:  # a slip is told even where the method does not run
+                _check_any([method for method in METHODS if method.name == name], given)
 
     def chosen(self) -> list[tuple[str, str]]:
         """Step and name of every chosen method, in the order in which they run."""
@@ -109,6 +114,15 @@ class Settings:
 
 NOT_FROM_CONFIG = frozenset({"bids_dir", "out_dir", "analysis_level", "work_dir", "reports_only", "boilerplate_only"})
 """Settings that a configuration file never restores: they belong to one call."""
+
+
+def _check_any(methods: list[Method], given: dict[str, Any]) -> None:
+    """Refuse parameters that no method takes, of those that share a name."""
+    for method in methods[:-1]:
+        with suppress(UsageError):
+            method.configure(given)
+            return
+    methods[-1].configure(given)
 
 
 def _plain(value: Any) -> Any:

@@ -77,7 +77,7 @@ class SampleParams:
     shapes: float = 0.2
     """Probability of a patch without anatomy; 1 where there are no label maps."""
     magnitude: float = 0.0
-    """Probability that a sample has a magnitude; only ConeNet looks at it."""
+    """Probability that a sample has a magnitude."""
     chi: ChiParams = field(default_factory=ChiParams)
     geometry: GeometryParams = field(default_factory=GeometryParams)
     field: FieldParams = field(default_factory=FieldParams)
