@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from qsmprep.cli.openmp import wait_briefly
 from qsmprep.cli.parser import parse_settings
 from qsmprep.errors import QSMPrepError
 
@@ -15,6 +16,7 @@ from qsmprep.errors import QSMPrepError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (see ``qsmprep --help``)."""
     _leave_home_alone()
+    wait_briefly()
     try:
         settings = parse_settings(sys.argv[1:] if argv is None else argv)
         if settings.analysis_level == "group":

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qsmprep.cli import step_cosmos, step_echoes, step_roi, step_segment
+from qsmprep.cli.openmp import wait_briefly
 from qsmprep.cli.parser import Parser, dashed
 from qsmprep.core.methods import METHODS
 from qsmprep.errors import QSMPrepError, UsageError
@@ -244,6 +245,7 @@ def run(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (see ``qsmprep-step --help``)."""
+    wait_briefly()
     try:
         return run(sys.argv[1:] if argv is None else argv)
     except QSMPrepError as error:

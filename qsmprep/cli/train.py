@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from qsmprep.cli.openmp import wait_briefly
 from qsmprep.errors import CannotWriteError, OutOfMemoryError, QSMPrepError, UsageError
 from qsmprep.version import qsmprep_version
 
@@ -260,6 +261,7 @@ def run(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (see ``qsmprep-train --help``)."""
+    wait_briefly()
     try:
         return run(sys.argv[1:] if argv is None else argv)
     except QSMPrepError as error:
