@@ -2,9 +2,9 @@
 
     python benchmarks/gpu.py [--weights DIR] [--seconds S]
 
-The first table compares every background removal and inversion on a small volume, the second times the networks and a
-few classical methods on 256 x 256 x 128 voxels on the GPU (after a first run that is not counted). Methods that there
-is no time left for are told.
+The first table times the networks and a few classical methods on 256 x 256 x 128 voxels on the GPU (after a first run
+that is not counted), the second compares every background removal and inversion on a small volume. Methods that cannot
+be run, or that there is no time left for, are told.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def runner(case: Case, step: str, name: str, weights: Path | None) -> Callable[[
     """A method as a function of the device alone."""
     method = METHODS.get(step, name)
     params = method.configure()
-    if method.model and weights is not None:
+    if method.learned and weights is not None:
         params = dataclasses.replace(params, weights=str(weights))
     extra: dict[str, Any] = {"weights": case.weights}
     if step == "inversion":
@@ -71,15 +71,19 @@ def timing(limit: Callable[[], bool], weights: Path | None) -> str:
     case = volume(SHAPE)
     lines = ["| method | seconds | GiB |", "| --- | --- | --- |"]
     for name in TIMED:
+        told = "no time left |"
         if limit():
             run = runner(case, "inversion", name, weights)
             torch.cuda.reset_peak_memory_stats()
-            run("cuda")
-            start = time.perf_counter()
-            run("cuda")
-            seconds, peak = time.perf_counter() - start, torch.cuda.max_memory_allocated() / 2**30
-            lines.append(f"| {METHODS.get('inversion', name).title} | {seconds:.2f} | {peak:.1f} |")
-            print(lines[-1], file=sys.stderr, flush=True)
+            try:
+                run("cuda")
+                start = time.perf_counter()
+                run("cuda")
+                told = f"{time.perf_counter() - start:.2f} | {torch.cuda.max_memory_allocated() / 2**30:.1f}"
+            except (QSMPrepError, RuntimeError) as problem:
+                told = str(problem).splitlines()[0] + " |"
+        lines.append(f"| {METHODS.get('inversion', name).title} | {told} |")
+        print(lines[-1], file=sys.stderr, flush=True)
     return "\n".join(lines)
 
 

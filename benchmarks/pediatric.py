@@ -1,7 +1,7 @@
 """PedQ-NET on children: data consistency, likeness and sharpness, beside what it is compared with in its abstract.
 
     python benchmarks/pediatric.py                           shipped weights
-    python benchmarks/pediatric.py --weights DIR             and the nnU-Net with TV in DIR/nnunet_longer.*
+    python benchmarks/pediatric.py --weights DIR             and the nnU-Net with TV in DIR/nnunet.*
     python benchmarks/pediatric.py --update-readme           and put the table into README.md
 
 Heads are subjects of the project's phantom from 3 months to 6 years old, whose deep grey nuclei have little iron:
@@ -61,7 +61,6 @@ def trials(case: Case, weights: Path | None) -> list[Trial]:
     """Networks, and classical methods tuned on a case."""
     found = [learned("pedqnet", None), learned("conenet", None), learned("loopnet", None)]
     if weights is not None:
-        found.append(learned("nnunet_longer", weights, title="nnU-Net with TV, as many steps"))
         found.append(learned("nnunet", weights, title="nnU-Net with TV, first phase"))
     chosen = [one for one in found if isinstance(one, Trial)]
     for name, grid in CLASSICAL.items():
@@ -79,7 +78,7 @@ def child(seed: int, age_years: float) -> list[Case]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, help="folder with nnunet_longer and nnunet")
+    parser.add_argument("--weights", type=Path, help="folder with nnunet")
     parser.add_argument("--heads", type=int, default=len(AGES))
     parser.add_argument("--update-readme", action="store_true")
     args = parser.parse_args()

@@ -38,7 +38,7 @@ S_PER_MVOXEL = 20.0
 S_PER_MVOXEL_INVERSION = 15.0
 """Seconds of the default inversion, per million voxels."""
 
-SLOWER = {"nltgv": 5.0, "tgv": 3.0, "conenet": 1.5}
+SLOWER = {"nltgv": 5.0, "tgv": 3.0, "loopnet": 3.0, "qsminvnet": 2.0, "pedqnet": 2.0, "conenet": 1.5, "metaqsm": 1.5}
 """How many times longer than the default inversion others take; those that are not named take at most as long."""
 
 SEGMENTATION_S = 600.0

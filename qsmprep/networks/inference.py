@@ -226,18 +226,18 @@ class Runner:
             return {}
         if not isinstance(self.network, QSMInvNet):
             raise UsageError(f"a network of class {type(self.network).__name__} is not adapted", expected="qsminvnet")
-        weight = frame.enter(problem.weights)
-        subject = Subject(
-            self.field,
-            self.mask,
-            weight / weight.max(),
-            scale_ppm,
-            self.geometry,
-            self.options["domain"],
-            self.prepared,
-            self.magnitude,
-        )
         try:
+            weight = frame.enter(problem.weights)
+            subject = Subject(
+                self.field,
+                self.mask,
+                weight / weight.max(),
+                scale_ppm,
+                self.geometry,
+                self.options["domain"],
+                self.prepared,
+                self.magnitude,
+            )
             if how == "statistics":
                 return {"adapted_on_patches": adapt_statistics(self.network, subject)}
             before, after = adapt_physics(self.network, subject, self.params.adapt_steps)

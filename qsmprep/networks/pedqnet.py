@@ -33,7 +33,7 @@ class PedQNet(QSMNetwork):
     """The reconstruction of PedQ-NET, a 3-D nnU-Net (MONAI's DynUNet), and the segmentation it is trained with.
 
     Two convolutions with instance normalisation and leaky ReLU a stage, strided convolutions down,
-    transposed ones up. The output is added to the closed-form solution of `inputs`.
+    transposed ones up. The output is added to the starting map of `inputs`.
 
     Parameters
     ----------

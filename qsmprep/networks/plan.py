@@ -20,8 +20,9 @@ On a head of 130 x 150 x 110 voxels, tiles of 64 and 96 voxels changed the maps 
 0.01 % (ConeNet).
 """
 
-PHYSICS_BYTES = 200
-"""Memory of the transforms per voxel of the volume: 94 to 123 measured, 178 with the start of ConeNet."""
+PHYSICS_BYTES = 250
+"""Memory of the transforms per voxel of the volume: 94 to 123 measured, 178 with the start of ConeNet; networks of
+``inputs: variation`` hold up to nine volumes more, which is added and not measured."""
 
 WORKING_BYTES = 45
 """Memory of the convolutions per voxel and channel of the first level: 35 to 42 measured."""

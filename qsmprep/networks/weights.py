@@ -68,7 +68,8 @@ def save(
     """
     name, target = name or card.network, Path(folder or FOLDER)
     state = network.state_dict()
-    tensors = {key: _stored(key, state[key], half) for key in state if key not in twins(state)}
+    again = twins(state)
+    tensors = {key: _stored(key, state[key], half) for key in state if key not in again}
     data = tensors_to_bytes(tensors)
     if len(data) > MAX_BYTES:
         raise DataError(

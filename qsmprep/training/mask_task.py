@@ -69,7 +69,7 @@ def overlap_loss(logits: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def overlap(logits: torch.Tensor, share: torch.Tensor) -> float:
-    """Dice of the mask."""
+    """Dice of the masks of a batch, taken together."""
     found, true = logits > 0, share > 0.5
     return float((2 * (found & true).sum() + 1) / (found.sum() + true.sum() + 1))
 

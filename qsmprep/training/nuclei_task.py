@@ -53,7 +53,7 @@ def label_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def mean_dice(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Mean Dice over the nuclei that the window holds; 1 where it holds none."""
+    """Mean Dice over the nuclei that the windows of a batch hold together; 1 where they hold none."""
     found, scores = logits.argmax(dim=1, keepdim=True), []
     for index in range(1, logits.shape[1]):
         mine, true = found == index, labels == index

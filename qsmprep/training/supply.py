@@ -22,7 +22,7 @@ VOLUMES = ("field", "chi", "mask", "noise_ppm", "magnitude")
 
 @dataclass(frozen=True)
 class Batch:
-    """A sample and what the network prepares for it (None for most networks)."""
+    """A sample and what the network prepares for it, if anything."""
 
     sample: Sample
     prepared: torch.Tensor | None

@@ -22,8 +22,8 @@ METHODS = (
         "LoopNet",
         "qsmprep.networks.inference:loopnet",
         p.LoopNetParams,
-        "Susceptibility was computed with qsmprep's own training of LoopNet (ISMRM 2024, abstract 2621; started from "
-        "total-variation maps, data consistency after it: {consistency})",
+        "Susceptibility was computed with qsmprep's own training of LoopNet (ISMRM 2024, abstract 2621; its shipped "
+        "weights start from total-variation maps, data consistency after it: {consistency})",
         ("xiang2020", "ruan2023", "bilgic2014"),
     ),
     Method(
@@ -32,8 +32,8 @@ METHODS = (
         "Meta-QSM",
         "qsmprep.networks.inference:metaqsm",
         p.MetaQSMParams,
-        "Susceptibility was computed with qsmprep's own training of Meta-QSM (started from total-variation maps, data "
-        "consistency after it: {consistency})",
+        "Susceptibility was computed with qsmprep's own training of Meta-QSM (its shipped weights start "
+        "from total-variation maps, data consistency after it: {consistency})",
         ("liu2019", "bilgic2014"),
     ),
     Method(
@@ -42,9 +42,9 @@ METHODS = (
         "QSMInvNet+",
         "qsmprep.networks.inference:qsminvnet",
         p.QSMInvNetParams,
-        "Susceptibility was computed with qsmprep's own training of QSMInvNet+ (ISMRM 2021; started from "
-        "total-variation maps, statistics of the {domain} domain, adaptation to the subject: {adapt}, data "
-        "consistency after it: {consistency})",
+        "Susceptibility was computed with qsmprep's own training of QSMInvNet+ (ISMRM 2021; its shipped "
+        "weights start from total-variation maps, statistics of the {domain} domain, adaptation to the subject: "
+        "{adapt}, data consistency after it: {consistency})",
         ("chang2019", "polak2020", "bilgic2014"),
     ),
     Method(
@@ -54,8 +54,8 @@ METHODS = (
         "qsmprep.networks.inference:pedqnet",
         p.PedQNetParams,
         "Susceptibility was computed with qsmprep's own training of PedQ-NET (ISMRM 2022, abstract 1984), an nnU-Net "
-        "trained by the physics and a segmentation of the nuclei without maps to learn from (started from "
-        "total-variation maps, data consistency after it: {consistency})",
+        "trained by the physics and a segmentation of the nuclei without maps to learn from (its shipped "
+        "weights start from total-variation maps, data consistency after it: {consistency})",
         ("isensee2021", "polak2020", "bilgic2014"),
     ),
 )
