@@ -1,4 +1,7 @@
-"""What the papers of the networks claim, each as a paired comparison over the heads of ``networks.py``."""
+"""What the papers of the networks claim, each as a paired comparison over the heads of ``networks.py``.
+
+The weights are those of the recipes ``*_ablation``, exported into one folder under the names of `VARIANTS`.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +46,7 @@ VARIANTS = (
     Variant("LoopNet", "loopnet"),
     Variant("Meta-QSM", "metaqsm"),
     Variant("Mesa-QSM (0.76 × 0.76 × 3 mm)", "mesaqsm"),
+    Variant("Mesa-QSM (0.5 × 0.5 × 2 mm)", "mesaqsm-fine"),
     Variant("QSMInvNet+", "qsminvnet"),
     Variant("QSMInvNet+, first domain", "qsminvnet", (("domain", "synthetic"),)),
     Variant("QSMInvNet+, statistics of the subject", "qsminvnet", (("adapt", "statistics"),)),
@@ -55,7 +59,10 @@ CLAIMS = (
         for n in (2, 3, 4)
     ),
     Claim("GHPA helps", "LoopNet", "LoopNet without GHPA"),
-    Claim("Meta-QSM against Mesa-QSM", "Meta-QSM", "Mesa-QSM (0.76 × 0.76 × 3 mm)"),
+    *(
+        Claim(f"Meta-QSM against Mesa-QSM of {voxel}", "Meta-QSM", f"Mesa-QSM ({voxel})")
+        for voxel in ("0.76 × 0.76 × 3 mm", "0.5 × 0.5 × 2 mm")
+    ),
     Claim("QSMInvNet+ beats QSMInvNet", "QSMInvNet+", "QSMInvNet"),
 )
 

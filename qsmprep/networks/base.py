@@ -106,7 +106,7 @@ class QSMNetwork(nn.Module):
         volumes = [field, first, geometry.cone_part(first) * mask, mask]
         if self.inputs == "variation":
             if prepared is None:
-                prepared = variation_maps(field, mask, geometry, magnitude)
+                prepared = self.prepare(field, mask, geometry, magnitude)
             volumes += [prepared, contrast(magnitude, mask, geometry)]
             first = prepared[:, 1:]
         return to_depth(torch.cat(volumes, dim=1), self.shuffle), first

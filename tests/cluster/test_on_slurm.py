@@ -71,7 +71,13 @@ class Terminal:
     def transcript(self) -> str:
         """Everything seen; folders, host and dates of this machine are replaced."""
         text = "\n".join(self.seen)
-        for known, shown in ((str(self.folder), "DATA"), (socket.gethostname(), "login"), (str(ROOT), "/src")):
+        hidden = (
+            (f"{self.folder}/", ""),
+            (str(self.folder), "."),
+            (socket.gethostname(), "login"),
+            (str(ROOT), "/src"),
+        )
+        for known, shown in hidden:
             text = text.replace(known, shown)
         text = text.replace(sys.executable, "python")
         text = re.sub(r"\d{8}T\d{6}(\.\d+)?Z_[0-9a-f]{8}", "20260101T120000Z_0a1b2c3d", text)

@@ -73,11 +73,8 @@ def test_other_networks_can_start_from_them(name):
     assert entry.shape[1] == INPUTS["variation"] * network.shuffle**3
     assert torch.equal(first, maps[:, 1:])
     with torch.no_grad():
-        network.head.kernel.bias.zero_() if name == "metaqsm" else network.head.weight.zero_()
-        network.head.bias.bias.zero_() if name == "metaqsm" else network.head.bias.zero_()
-        if name == "metaqsm":
-            network.head.kernel.weight.zero_()
-            network.head.bias.weight.zero_()
+        for parameter in network.head.parameters():
+            parameter.zero_()
         alone = network(scaled, inside, geometry, prepared=maps, magnitude=image)[0]
     torch.testing.assert_close(alone, maps[:, 1:])
 
