@@ -54,6 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="DIR", help="folder of checkpoint and log (default: training/NAME)")
     add("--steps", type=int, metavar="N", help="optimiser steps in all (default: the recipe's)")
     add("--minutes", type=float, default=math.inf, metavar="M", help="stop after so many, with a checkpoint")
+    add("--finish", action="store_true", help="bring the learning rate down by the end of --minutes, whatever step "
+        "that is")  # fmt: skip
     add("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--seed", type=int, metavar="N", help="of weights and samples (default: the recipe's)")
     add("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
@@ -82,6 +84,8 @@ def check(args: argparse.Namespace) -> None:
             raise UsageError(f"`--{name}` is {value}", expected=f"a whole number from {low} to {high}")
     if args.export_name and not args.export_name.replace("-", "").replace("_", "").isalnum():
         raise UsageError(f"`--export-name` is {args.export_name!r}", expected="letters, digits, - and _")
+    if args.finish and not math.isfinite(args.minutes):
+        raise UsageError("`--finish` says to be done in time, but no time is given", expected="--minutes M beside it")
     if not args.minutes >= 0:
         raise UsageError(f"`--minutes` is {args.minutes}", expected="a number, not below 0")
 
@@ -204,8 +208,9 @@ def learn(args: argparse.Namespace, command: Sequence[str]) -> int:
     if not (out / "checkpoint.pt").exists():
         record.write_record(out, opened)
     with Interrupt() as interrupt, Progress(params.steps, args.minutes) as progress:
-        state = train(params, found.sources, found.held, out, device=device, minutes=args.minutes, report=progress,
-                      stop=lambda: interrupt.code > 0)  # fmt: skip
+        state = train(params, found.sources, found.held, out, device=device, minutes=args.minutes, finish=args.finish,
+                      report=progress, stop=lambda: interrupt.code > 0)  # fmt: skip
+    opened["runs"][-1]["finished"] = args.finish and not interrupt.code
     record.write_record(out, opened)
     if interrupt.code:
         print(f"qsmprep-train: interrupted at step {state.step} of {params.steps}; the same command goes on from "

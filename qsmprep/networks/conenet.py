@@ -66,6 +66,9 @@ class ConeNet(QSMNetwork):
         Steps in training, and by default at run time (option ``iterations``).
     guided : bool
         Whether the magnitude is an input of the network.
+    separate : bool
+        Whether every step also finds what background removal left in the field; data consistency is
+        then with the field less that, so that it is not inverted.
     shuffle
         See :class:`qsmprep.networks.base.QSMNetwork`.
 
@@ -75,8 +78,9 @@ class ConeNet(QSMNetwork):
     """
 
     def __init__(
-        self, base: int = 32, depth: int = 3, iterations: int = 2, shuffle: int = 2, guided: bool = False
-    ) -> None:
+        self, base: int = 32, depth: int = 3, iterations: int = 2, shuffle: int = 2, guided: bool = False,
+        separate: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__("physics", shuffle)
         self.guided = guided
         self.consistency.offset.data.fill_(0.0)
@@ -91,6 +95,10 @@ class ConeNet(QSMNetwork):
         self.head = nn.Conv3d(base, self.out_channels, 1)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
+        self.leftover = nn.Conv3d(base, self.out_channels, 1) if separate else None
+        if self.leftover is not None:
+            nn.init.zeros_(self.leftover.weight)
+            nn.init.zeros_(self.leftover.bias)
 
     def forward(
         self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry, **options: Any
@@ -126,6 +134,8 @@ class ConeNet(QSMNetwork):
             stack = torch.cat([field, closed, strong, chi, left, *seen], dim=1)
             features = over(self.step, to_depth(stack, self.shuffle), features, code)
             chi = chi + to_space(self.head(features), self.shuffle).float() * mask
+            if self.leftover is not None:
+                field = field - to_space(self.leftover(features), self.shuffle).float() * mask
             chi = self.consistency(chi, field, mask, geometry, log_ratio)
             outputs.append(chi)
         return outputs

@@ -68,7 +68,7 @@ def limits(params: TrainParams, state: State, record: Mapping[str, Any]) -> tupl
         told.append("Trained on random shapes without any anatomy.")
     if not record.get("held_out"):
         told.append("Not validated during training: no label map was held out.")
-    if state.step < params.steps:
+    if state.step < params.steps and not (record.get("runs") or [{}])[-1].get("finished"):
         told.append(f"Stopped after {state.step} of {params.steps} steps, before the learning rate had come down.")
     if params.sample.geometry.fixed_mm is not None:
         told.append("One voxel size only was trained on.")

@@ -44,7 +44,7 @@ def losses(params: TrainParams, state: State, sources: Sources, low: bool) -> tu
         with torch.autocast(device.type, torch.bfloat16, enabled=low):
             chi = apply(network, unlabelled, domain=TARGET)[0] * field_scale(other.field, other.mask)
         weight = other.mask / (1 + other.noise_ppm / 0.003)
-        ramp = min(1.0, 2 * state.step / max(1, params.steps))
+        ramp = min(1.0, 2 * max(state.step / max(1, params.steps), state.share))
         loss = loss + params.physics_weight * ramp * physics(chi, other.field, weight, other.geometry)
     return loss, error
 

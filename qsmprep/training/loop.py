@@ -40,7 +40,7 @@ def begin(params: TrainParams, device: torch.device | str) -> State:
     torch.manual_seed(params.seed)
     network = channels_last(build(params.network, params.model).to(device))
     average = channels_last(build(params.network, params.model).to(device)).requires_grad_(False)
-    network.load_state_dict({**network.state_dict(), **starting_weights(params)})
+    load_over(network, starting_weights(params), params)
     average.load_state_dict(network.state_dict())
     check_patches(params, network)
     groups = list(network.parameters())
@@ -53,13 +53,30 @@ def begin(params: TrainParams, device: torch.device | str) -> State:
     )
 
 
+def load_over(network: nn.Module, tensors: dict[str, torch.Tensor], params: TrainParams) -> None:
+    """Give a network the weights that there are for it; what there are none for stays as it is.
+
+    Raises
+    ------
+    DataError
+        When they are of a network of another size.
+    """
+    try:
+        network.load_state_dict({**network.state_dict(), **tensors})
+    except RuntimeError as problem:
+        raise DataError(
+            f"training cannot begin with the weights {params.start}: {str(problem).splitlines()[-1].strip()}",
+            expected=f"{params.network} {params.model}",
+        ) from None
+
+
 def starting_weights(params: TrainParams) -> dict[str, torch.Tensor]:
     """The weights that training begins with, of the files that ``start`` and ``segmenter`` name.
 
     Raises
     ------
     DataError
-        When they are of another network than the one to be trained, or of another size.
+        When they are of another network than the one to be trained, or differ in an entry that both have.
     MissingFileError
         When there are none.
     """
@@ -74,7 +91,8 @@ def starting_weights(params: TrainParams) -> dict[str, torch.Tensor]:
             continue
         where = Path(name)
         given, card = load(where.name, where.parent if where.parent != Path() else None)
-        if card.network not in networks or dict(card.config) != wanted:
+        same = wanted is not None and all(key in wanted and wanted[key] == value for key, value in card.config.items())
+        if card.network not in networks or not same:
             raise DataError(
                 f"training cannot begin with the weights {name}: they are of {card.network} {dict(card.config)}",
                 expected=f"{networks[0]} {wanted}",
@@ -112,11 +130,13 @@ def channels_last(network: Any) -> Any:
     return network
 
 
-def learning_rate(params: TrainParams, step: int) -> float:
-    """Warm-up, constant, then a half cosine to a hundredth."""
+def learning_rate(params: TrainParams, step: int, share: float = 0.0) -> float:
+    """Warm-up, constant, then a half cosine to a hundredth; by steps or, where that is further, by the share of
+    the time that is over."""
     rise = min(1.0, (step + 1) / max(1, params.warmup))
     start = params.steps * (1 - params.decay)
-    part = min(1.0, max(0.0, (step - start) / max(1.0, params.steps - start)))
+    part = max((step - start) / max(1.0, params.steps - start), (share - 1 + params.decay) / max(1e-6, params.decay))
+    part = min(1.0, max(0.0, part))
     return params.learning_rate * rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * part)))
 
 
@@ -144,7 +164,7 @@ def use_bfloat16(params: TrainParams, device: torch.device) -> bool:
 def advance(params: TrainParams, state: State, sources: Sources, low: bool) -> tuple[float, float]:
     """One optimiser step; the loss and the relative error on its samples."""
     state.network.train()
-    rate = learning_rate(params, state.step)
+    rate = learning_rate(params, state.step, state.share)
     for group in state.optimiser.param_groups:
         group["lr"] = rate
     loss, error = task_of(params.network).losses(params, state, sources, low)
@@ -267,6 +287,7 @@ def train(
     *,
     device: str = "cpu",
     minutes: float = math.inf,
+    finish: bool = False,
     report: Callable[[int, dict[str, float]], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> State:
@@ -284,6 +305,8 @@ def train(
         Torch device.
     minutes : float
         Stop (with a checkpoint) after so many.
+    finish : bool
+        Bring the learning rate down by the end of that time, whatever step that is.
     report : callable, optional
         Called after each step with its number and the row of the log.
     stop : callable, optional
@@ -308,6 +331,7 @@ def train(
         if stop is not None and stop():
             break
         start = time.monotonic()
+        state.share = (start - begun) / (60 * minutes) if finish else 0.0
         loss, error = advance(params, state, sources, low)
         lost = 0 if math.isfinite(loss) else lost + 1
         if lost > 10:
@@ -315,7 +339,7 @@ def train(
         state.seconds += time.monotonic() - start
         last = state.step == params.steps
         row = {"step": state.step, "seconds": round(state.seconds, 2), "loss": loss, "error_train": error}
-        row["learning_rate"] = learning_rate(params, state.step - 1)
+        row["learning_rate"] = learning_rate(params, state.step - 1, state.share)
         if samples and (state.step % params.validate_every == 0 or last):
             row["error_validation"] = task.validate(state.average, samples)
         log(out / LOG, row)

@@ -67,7 +67,7 @@ def joint_losses(params: TrainParams, state: State, sources: Sources, low: bool)
         logits = segmenter(standardised(chi, window.mask))
     weight = reliability(window.magnitude, window.mask)
     loss = phase_distance(chi, window.field / scale, weight, window.geometry, params.variation)
-    ramp = min(1.0, 4 * state.step / max(1, params.steps))
+    ramp = min(1.0, 4 * max(state.step / max(1, params.steps), state.share))
     loss = loss + params.joint * ramp * label_loss(logits, window.labels)
     with torch.no_grad():
         error = float(relative_errors(chi, window.chi / scale, window.mask)[0])

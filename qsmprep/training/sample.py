@@ -12,6 +12,7 @@ from qsmprep.networks.geometry import Geometry
 from qsmprep.training.anatomy import Anatomy, LabelMap, chi_patch, head_patch, random_patch
 from qsmprep.training.draw import Dice, Shape, erode, rotation, smooth_noise
 from qsmprep.training.heads import HeadMap
+from qsmprep.training.leftover import leftover, rim_share
 from qsmprep.training.susceptibility import ChiParams, draw_magnitude, fibres, paint
 
 PAD = 1.25
@@ -61,6 +62,13 @@ class FieldParams:
         Largest part of the mismatch that comes from sources outside the mask.
     erosion : int
         Largest number of layers that the mask loses.
+    leftover : (2,) tuple of float
+        Range of the spread of what background removal left, relative to the field's
+        (:func:`qsmprep.training.leftover.leftover`).
+    leftover_chance : float
+        Probability of it.
+    rim_noise : float
+        Largest factor, less one, by which the white noise grows towards the rim of the mask.
     """
 
     noise_ppm: tuple[float, float] = (0.0005, 0.006)
@@ -68,6 +76,9 @@ class FieldParams:
     mismatch_chance: float = 0.9
     background: float = 0.5
     erosion: int = 3
+    leftover: tuple[float, float] = (0.05, 0.8)
+    leftover_chance: float = 0.0
+    rim_noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -217,8 +228,12 @@ def draw_field(
         for source, weight in parts:
             part = other.field(source)
             local = local + part * (weight * size * spread / part[mask].std().clamp_min(1e-9))
+    if params.leftover_chance and dice.chance(params.leftover_chance):
+        local = local + leftover(dice, mask, wide) * (dice.log_number(*params.leftover) * spread)
     slow = tuple(25.0 / mm for mm in grid.voxel_mm)
     modulation = torch.exp(0.4 * smooth_noise(dice, shape, slow)[0])  # type: ignore[arg-type]
     dark = (image[mask].median() / image.clamp_min(1e-3)).clamp(0.25, 4.0)
     noise = dice.log_number(*params.noise_ppm) * modulation * (1 + 0.7 * (chi.abs() / 0.15).clamp_max(2.0)) * dark
+    if params.rim_noise:
+        noise = noise * (1 + dice.number(0.0, params.rim_noise) * rim_share(mask))
     return local + noise * dice.normal(shape), noise

@@ -23,3 +23,5 @@ class State:
     target: Supply
     step: int = 0
     seconds: float = 0.0
+    share: float = 0.0
+    """Part of the time that is over, in a run that is to be finished by its end; else 0."""
