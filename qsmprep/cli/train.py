@@ -210,7 +210,6 @@ def learn(args: argparse.Namespace, command: Sequence[str]) -> int:
     with Interrupt() as interrupt, Progress(params.steps, args.minutes) as progress:
         state = train(params, found.sources, found.held, out, device=device, minutes=args.minutes, finish=args.finish,
                       report=progress, stop=lambda: interrupt.code > 0)  # fmt: skip
-    opened["runs"][-1]["finished"] = args.finish and not interrupt.code
     record.write_record(out, opened)
     if interrupt.code:
         print(f"qsmprep-train: interrupted at step {state.step} of {params.steps}; the same command goes on from "

@@ -13,7 +13,7 @@ from qsmprep.networks.weights import save, weight_path
 from qsmprep.networks.zoo import architecture
 from qsmprep.training.config import TrainParams
 from qsmprep.training.loop import State
-from qsmprep.training.record import last_validation
+from qsmprep.training.record import last_rate, last_validation
 from qsmprep.training.tasks import task_of
 
 SEEN: dict[str, dict[str, str]] = {
@@ -34,6 +34,9 @@ FIELDS = "simulated fields of simulated susceptibility"
 
 FINEST_MM = 0.2
 """Finest voxels that a segmenter may be given: they are averaged to its own."""
+
+COME_DOWN = 0.1
+"""Part of the learning rate at which a training counts as finished before its last step."""
 
 GPUS = ("nvidia", "amd instinct", "tesla", "geforce", "quadro")
 
@@ -60,15 +63,16 @@ def ranges(params: TrainParams) -> dict[str, tuple[float, float]]:
     return {"in_plane_mm": plane, "slice_mm": slab, "tilt_deg": (0.0, geometry.tilt_deg), "noise_ppm": noise}
 
 
-def limits(params: TrainParams, state: State, record: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the weights must not be trusted with."""
+def limits(params: TrainParams, state: State, record: Mapping[str, Any], rate: float | None) -> tuple[str, ...]:
+    """What the weights must not be trusted with; ``rate`` is the learning rate of the last step, where it is known."""
     kind = "simulated images of label maps" if params.network == "brainmask" else FIELDS
     told = [f"Trained on {kind} only; no real scan was ever seen."]
     if not record.get("label_maps") and not record.get("chi_maps"):
         told.append("Trained on random shapes without any anatomy.")
     if not record.get("held_out"):
         told.append("Not validated during training: no label map was held out.")
-    if state.step < params.steps and not (record.get("runs") or [{}])[-1].get("finished"):
+    came_down = rate is not None and state.step > params.warmup and rate <= COME_DOWN * params.learning_rate
+    if state.step < params.steps and not came_down:
         told.append(f"Stopped after {state.step} of {params.steps} steps, before the learning rate had come down.")
     if params.sample.geometry.fixed_mm is not None:
         told.append("One voxel size only was trained on.")
@@ -160,7 +164,7 @@ def export_weights(
     """
     if state.step == 0:
         raise DataError("no step was trained: there are no weights to export", file=out, remedy="train first")
-    entry, told = training(params, state, record, out, description), limits(params, state, record)
+    entry, told = training(params, state, record, out, description), limits(params, state, record, last_rate(out))
     network, config = state.average, dict(params.model)
     segmenter = getattr(network, "segmentation", None)
     if segmenter is not None:

@@ -64,8 +64,9 @@ def load_over(network: nn.Module, tensors: dict[str, torch.Tensor], params: Trai
     try:
         network.load_state_dict({**network.state_dict(), **tensors})
     except RuntimeError as problem:
+        names = " and ".join(filter(None, (params.start, params.segmenter)))
         raise DataError(
-            f"training cannot begin with the weights {params.start}: {str(problem).splitlines()[-1].strip()}",
+            f"training cannot begin with the weights {names}: {str(problem).splitlines()[-1].strip()}",
             expected=f"{params.network} {params.model}",
         ) from None
 

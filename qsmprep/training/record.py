@@ -176,12 +176,23 @@ def write_record(out: Path, record: dict[str, Any]) -> None:
         raise CannotWriteError(f"the record cannot be written ({problem.strerror})", file=path) from None
 
 
+def last_rate(out: Path) -> float | None:
+    """The learning rate of the last step in the log of a training folder."""
+    found = [float(row["learning_rate"]) for row in log_rows(out) if row.get("learning_rate")]
+    return found[-1] if found else None
+
+
 def last_validation(out: Path) -> float | None:
     """The last error on held-out maps in the log of a training folder."""
-    try:
-        with (out / LOG).open(newline="", encoding="utf-8") as file:
-            values = [row.get("error_validation") or row.get("nrmse_validation") for row in csv.DictReader(file)]
-    except OSError:
-        return None
+    values = [row.get("error_validation") or row.get("nrmse_validation") for row in log_rows(out)]
     found = [float(value) for value in values if value]
     return found[-1] if found else None
+
+
+def log_rows(out: Path) -> list[dict[str, str]]:
+    """The log of a training folder, empty where there is none."""
+    try:
+        with (out / LOG).open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except OSError:
+        return []

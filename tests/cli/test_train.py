@@ -181,6 +181,21 @@ def test_the_card_tells_what_was_done(tmp_path, nowhere, recipe, heads, capsys):
     assert all(torch.equal(value, kept[key]) for key, value in network.state_dict().items())  # --no-half
 
 
+def test_a_training_can_be_finished_by_the_end_of_its_time(tmp_path, nowhere, recipe):
+    recipe.write_text(yaml.safe_dump({**RECIPE, "warmup": 1, "decay": 0.9}), encoding="utf-8")
+    words = ["metaqsm", "--config", str(recipe), "--steps", "1000000", "--minutes", "0.05", "--export"]
+    assert main([*words, str(tmp_path / "part"), "--out", "part"]) == 0
+    assert main([*words, str(tmp_path / "whole"), "--out", "whole", "--finish"]) == 0
+    part, whole = (load("metaqsm", tmp_path / name)[1] for name in ("part", "whole"))
+    for card in (part, whole):
+        assert 0 < card.steps < card.training["steps_planned"] == 1000000
+    assert any("Stopped after" in sentence for sentence in part.limits)
+    assert not any("Stopped after" in sentence for sentence in whole.limits)
+    assert len(whole.limits) == len(part.limits) - 1
+    first, last = (float(rows(nowhere / "whole")[index]["learning_rate"]) for index in (0, -1))
+    assert last < 0.3 * first
+
+
 def test_a_checkpoint_without_a_record_is_told_as_the_command_that_makes_it(tmp_path, nowhere, recipe):
     words = ["metaqsm", "--config", str(recipe), "--out", "out"]
     assert main(words) == 0
@@ -208,6 +223,7 @@ def test_a_susceptibility_map_of_the_user(tmp_path, nowhere, recipe):
         (["metaqsm", "--threads", "0"], 2, "`--threads` is 0"),
         (["metaqsm", "--seed", "-1"], 2, "`--seed` is -1"),
         (["metaqsm", "--minutes", "nan"], 2, "`--minutes` is nan"),
+        (["metaqsm", "--finish"], 2, "`--finish` says to be done in time, but no time is given"),
         (["metaqsm", "--export-name", "a/b"], 2, "`--export-name` is 'a/b'"),
         (["metaqsm", "--device", "tpu"], 2, "`--device` is 'tpu'"),
         (["metaqsm", "--config", "absent"], 66, "a shipped recipe"),

@@ -435,6 +435,52 @@ def test_conenet_hands_its_features_to_the_next_step():
     assert given[2] is made[1]
 
 
+def separating() -> tuple[QSMNetwork, QSMNetwork]:
+    """A ConeNet, and one with the same weights that also separates."""
+    plain, network = small("conenet", iterations=2), small("conenet", iterations=2, separate=True)
+    given = network.load_state_dict(plain.state_dict(), strict=False)
+    assert (given.missing_keys, given.unexpected_keys) == (["leftover.weight", "leftover.bias"], [])
+    return plain, network
+
+
+def test_a_separating_conenet_starts_out_as_one_that_does_not():
+    plain, network = separating()
+    field, mask = case()
+    with torch.no_grad():
+        expected, found = plain(field, mask, geometry_of()), network(field, mask, geometry_of())
+        assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+        network.leftover.weight.normal_(std=0.1)
+        for a, b in zip(expected, network(field, mask, geometry_of()), strict=True):
+            assert (a - b).abs().max() > 1e-3 * a.abs().max()
+
+
+def test_a_separating_conenet_learns_from_the_start():
+    _, network = separating()
+    field, mask = case()
+    network(field, mask, geometry_of())[-1].square().mean().backward()
+    assert network.leftover.weight.grad.abs().max() > 0
+    assert network.leftover.bias.grad.abs().max() > 0
+
+
+def test_what_is_separated_is_not_inverted():
+    """Every step takes its part off the field that the data consistency and the next step are given."""
+    _, network = separating()
+    field, mask = case()
+    consistent, entered = [], []
+    network.consistency.register_forward_pre_hook(lambda module, given: consistent.append(given[1]))
+
+    def watched(step, entry, features, code):
+        entered.append(to_space(entry, network.shuffle)[:, :1])
+        return step(entry, features, code)
+
+    with torch.no_grad():
+        network.leftover.bias.fill_(0.25)
+        network(field, mask, geometry_of(), over=watched)
+    for given, times in ((consistent, (1, 2)), (entered, (0, 1))):
+        for one, n in zip(given, times, strict=True):
+            torch.testing.assert_close(one, field - 0.25 * n * mask)
+
+
 def test_a_guided_conenet_sees_the_contrast_of_the_magnitude():
     network = small("conenet", guided=True)
     nn.init.normal_(network.head.weight, std=0.1)

@@ -151,3 +151,17 @@ def test_the_learning_rate_rises_stays_and_falls():
     assert rates[100:600] == pytest.approx([0.01] * 500)
     assert all(a >= b for a, b in pairwise(rates[600:]))
     assert rates[-1] == pytest.approx(1e-4)
+
+
+def test_the_learning_rate_falls_with_the_time_where_that_is_further():
+    params = tiny(steps=1000, warmup=100, decay=0.4, learning_rate=0.01)
+    rates = [learning_rate(params, 300, share / 100) for share in range(101)]
+    assert rates[:61] == pytest.approx([0.01] * 61)
+    assert all(a > b for a, b in pairwise(rates[60:]))
+    assert rates[80] == pytest.approx(0.01 * (0.01 + 0.99 / 2))  # half of the way down
+    assert rates[100] == pytest.approx(1e-4)
+    assert learning_rate(params, 0, 1.0) == pytest.approx(1e-6)  # the warm-up stays
+    for step in (0, 300, 700, 900, 1000):
+        assert learning_rate(params, step, 0.0) == learning_rate(params, step)
+    assert learning_rate(params, 900, 0.7) == learning_rate(params, 900)  # the steps are further
+    assert learning_rate(params, 700, 0.9) == pytest.approx(learning_rate(params, 900))

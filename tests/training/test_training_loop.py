@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from training_cases import tiny, write_heads
 from qsmprep.errors import CannotWriteError, DataError, QSMPrepError
 from qsmprep.networks.card import Card
 from qsmprep.networks.weights import save
+from qsmprep.training import loop
 from qsmprep.training.config import TrainParams
 from qsmprep.training.export import ranges
-from qsmprep.training.loop import CHECKPOINT, LOG, State, advance, begin, train
+from qsmprep.training.loop import CHECKPOINT, LOG, State, advance, begin, learning_rate, train
 from qsmprep.training.material import gather
 from qsmprep.training.sample import Sources
 
@@ -76,6 +78,40 @@ def test_time_is_up_at_once_and_nothing_is_lost(tmp_path):
     state = train(tiny(), NOTHING, NOTHING, tmp_path, minutes=0.0)
     assert state.step == 0
     assert same(train(tiny(), NOTHING, NOTHING, tmp_path), train(tiny(), NOTHING, NOTHING, tmp_path / "other"))
+
+
+def test_the_learning_rate_comes_down_by_the_end_of_the_time(tmp_path, monkeypatch):
+    """On a clock by which every step takes six seconds."""
+    now = [0.0]
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def report(step: int, row: dict[str, float]) -> None:
+        now[0] += 6.0
+
+    params = tiny(steps=1000, warmup=1, decay=0.5)
+    state = train(params, NOTHING, NOTHING, tmp_path, minutes=1.0, finish=True, report=report)
+    assert state.step == 10
+    rates = [float(row["learning_rate"]) for row in rows(tmp_path)]
+    assert rates == pytest.approx([learning_rate(params, 0, step / 10) for step in range(10)], rel=1e-4)
+    assert rates[5] > 5 * rates[9]
+    assert state.optimiser.param_groups[0]["lr"] == pytest.approx(rates[9], rel=1e-4)
+    train(params, NOTHING, NOTHING, tmp_path, minutes=0.5, report=report)  # not to be finished
+    rates = [float(row["learning_rate"]) for row in rows(tmp_path)]
+    assert rates[10:] == pytest.approx([params.learning_rate] * 5)
+
+
+def test_the_physics_of_the_target_comes_in_with_the_steps_or_the_time():
+    params = tiny(network="qsminvnet", **SMALL["qsminvnet"], steps=1000)
+
+    def loss(share: float, step: int = 0) -> float:
+        state = begin(params, "cpu")
+        state.share, state.step = share, step
+        return advance(params, state, NOTHING, low=False)[0]
+
+    none, half, full = loss(0.0), loss(0.25), loss(0.5)
+    assert none < half < full
+    assert half == pytest.approx((none + full) / 2, rel=1e-3)
+    assert full == pytest.approx(loss(1.0)) == pytest.approx(loss(0.0, step=500))
 
 
 def test_a_finished_run_stays_finished(tmp_path):
@@ -211,3 +247,36 @@ def test_training_can_begin_with_weights(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(after.average.parameters(), before.average.parameters(), strict=True))
     with pytest.raises(DataError, match="cannot begin"):
         begin(dataclasses.replace(params, model={**params.model, "base": 8}, start=str(tmp_path / "metaqsm")), "cpu")
+
+
+def test_weights_can_begin_a_network_that_separates(tmp_path):
+    params = tiny(network="conenet", **SMALL["conenet"])
+    before = begin(params, "cpu").network
+    save(before, Card("conenet", "ConeNet", params.model, ranges(params)), tmp_path, half=False)
+
+    def start(**model: object) -> State:
+        how = dataclasses.replace(params, model={**params.model, **model}, seed=99, start=str(tmp_path / "conenet"))
+        return begin(how, "cpu")
+
+    after = start(separate=True)
+    for network in (after.network, after.average):
+        now = network.state_dict()
+        new = now.keys() - before.state_dict().keys()
+        assert new == {"leftover.weight", "leftover.bias"}
+        assert not any(now[key].any() for key in new)
+        assert all(torch.equal(now[key], value) for key, value in before.state_dict().items())
+    with pytest.raises(DataError, match=r"cannot begin .* they are of conenet"):
+        start(separate=True, base=8)
+
+
+def test_weights_of_another_size_begin_nothing(tmp_path):
+    """Where no entry that both have tells them apart, and where the weights are of the larger network."""
+    params = tiny(network="conenet", model={"base": 4, "depth": 2}, patches=[[16, 16, 16]])
+    for name, model in (("plain", params.model), ("larger", {**params.model, "separate": True})):
+        card = Card("conenet", "ConeNet", model, ranges(params))
+        save(begin(dataclasses.replace(params, model=model), "cpu").network, card, tmp_path, name=name)
+    guided = {**params.model, "guided": True}
+    with pytest.raises(DataError, match=r"cannot begin .*plain: size mismatch for entry.weight"):
+        begin(dataclasses.replace(params, model=guided, start=str(tmp_path / "plain")), "cpu")
+    with pytest.raises(DataError, match=r"cannot begin .*larger: they are of conenet"):
+        begin(dataclasses.replace(params, start=str(tmp_path / "larger")), "cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +17,7 @@ from qsmprep.networks.geometry import Geometry
 from qsmprep.training.anatomy import CLASSES, Anatomy, head_patch, load_chi, load_labels
 from qsmprep.training.config import from_mapping
 from qsmprep.training.draw import Dice, erode, gaussian, smooth_noise, thicken, vessels
+from qsmprep.training.leftover import far_field, leftover, rim_share
 from qsmprep.training.material import gather
 from qsmprep.training.sample import (
     FieldParams,
@@ -144,6 +146,109 @@ def test_background_is_part_of_the_mismatch(heads):
         shares.append(float(rest.std() / explained.std()))
     assert min(shares) < 0.399  # two parts that do not add up in phase
     assert max(shares) < 0.45
+
+
+# What background removal leaves
+
+
+def ball(shape: tuple[int, int, int], voxel_mm: tuple[float, float, float]) -> tuple[torch.Tensor, Geometry]:
+    axes = [torch.linspace(-1, 1, n) for n in shape]
+    x, y, z = torch.meshgrid(*axes, indexing="ij")
+    return x.square() + y.square() + z.square() < 0.8**2, Geometry(Grid(shape, voxel_mm), 2.0)
+
+
+def second_differences(volume: torch.Tensor, voxel_mm: tuple[float, float, float]) -> torch.Tensor:
+    """Along each axis, without the edge of the array, (3, nx - 2, ny - 2, nz - 2)."""
+    inner = (slice(1, -1),) * 3
+    return torch.stack([
+        ((volume.roll(1, axis) + volume.roll(-1, axis) - 2 * volume) / mm**2)[inner] for axis, mm in enumerate(voxel_mm)
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_leftovers_have_no_mean_and_unit_spread(seed):
+    mask, geometry = ball((24, 24, 20), (1.0, 1.0, 1.5))
+    one, again, other = (leftover(Dice.of(s), mask, geometry) for s in (seed, seed, seed + 1))
+    assert float(one[mask].mean()) == pytest.approx(0.0, abs=1e-5)
+    assert float(one[mask].std()) == pytest.approx(1.0, abs=1e-5)
+    assert torch.equal(one, again)
+    assert not torch.allclose(one, other)
+
+
+def test_leftovers_fall_off_from_the_rim_inwards():
+    mask, geometry = ball((40, 40, 40), (1.0, 1.0, 1.0))
+    inner = [erode(mask, layers) for layers in (0, 2, 5)]
+    power = torch.stack([leftover(Dice.of(seed), mask, geometry) for seed in range(8)]).square().mean(dim=0)
+    shells = [float(power[a & ~b].mean()) for a, b in pairwise([*inner, torch.zeros_like(mask)])]
+    assert all(a > 2 * b > 0 for a, b in pairwise(shells))
+
+
+def test_leftovers_have_no_sources_in_the_mask():
+    """Their Laplacian vanishes, but for ringing from voxel to voxel of the kernel."""
+    mask, geometry = ball((40, 40, 40), (1.0, 1.0, 1.0))
+    deep = erode(mask, 5)[1:-1, 1:-1, 1:-1]
+    for seed in range(3):
+        smooth = gaussian(leftover(Dice.of(seed), mask, geometry), (1.0, 1.0, 1.0))
+        parts = second_differences(smooth, (1.0, 1.0, 1.0))[:, deep]
+        assert parts.sum(dim=0).norm() < 0.05 * parts.norm()
+
+
+def test_the_far_field_is_harmonic_on_all_of_the_patch():
+    shape, edges = (24, 20, 16), (0.5, 0.7, 1.0)
+    for seed in range(3):
+        parts = second_differences(far_field(Dice.of(seed), shape, edges), edges)
+        assert parts.norm() > 0
+        assert parts.sum(dim=0).norm() < 0.02 * parts.norm()
+
+
+def test_the_rim_is_three_layers_and_not_the_edge_of_the_array():
+    mask = torch.zeros(16, 12, 12, dtype=torch.bool)
+    mask[4:] = True
+    told = torch.tensor([0, 0, 0, 0, 1, 0.5, 0.25, *9 * [0]])
+    assert torch.equal(rim_share(mask), told.view(-1, 1, 1).expand(mask.shape))
+    assert not rim_share(torch.ones_like(mask)).any()
+    assert not rim_share(torch.zeros_like(mask)).any()
+    corner = torch.zeros(12, 12, 12, dtype=torch.bool)
+    corner[2:, 2:, 2:] = True
+    assert rim_share(corner).diagonal().diagonal().tolist() == [0, 0, 1, 0.5, 0.25, *7 * [0]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_leftovers_have_the_size_that_is_told(heads, seed):
+    rest, explained = unexplained(draw(seed, heads, clean(leftover_chance=1.0, leftover=[0.4, 0.4])))
+    assert float(rest.std() / explained.std()) == pytest.approx(0.4, abs=0.01)
+
+
+def test_leftovers_are_drawn_as_often_as_told(heads):
+    def found(chance: float) -> list[bool]:
+        how = clean(leftover_chance=chance, leftover=[0.4, 0.4])
+        rests, explained = zip(*(unexplained(draw(seed, heads, how)) for seed in range(12)), strict=True)
+        return [bool(a.norm() > 1e-3 * b.norm()) for a, b in zip(rests, explained, strict=True)]
+
+    assert not any(found(0.0))
+    assert 2 < sum(found(0.5)) < 10
+
+
+def test_without_leftovers_their_size_changes_nothing(heads):
+    one, other = (draw(3, heads, params(field={"leftover": size})) for size in ([0.1, 0.2], [3.0, 9.0]))
+    for name in ("field", "chi", "noise_ppm"):
+        assert torch.equal(getattr(one, name), getattr(other, name))
+
+
+def test_noise_grows_towards_the_rim_and_only_there(heads):
+    largest = []
+    for seed in range(6):
+        even, raised = (draw(seed, heads, clean(noise_ppm=[0.002, 0.0021], rim_noise=most)) for most in (0.0, 3.0))
+        assert torch.equal(even.mask, raised.mask)
+        share = rim_share(even.mask[0, 0] > 0)
+        growth = (raised.noise_ppm / even.noise_ppm.clamp_min(1e-9))[0, 0] - 1
+        largest.append(float(growth[share == 1].mean()))
+        held = even.mask[0, 0] > 0
+        assert torch.allclose(growth[held], largest[-1] * share[held], atol=1e-4)
+        rest, _ = unexplained(raised)
+        rim = share[held] == 1
+        assert float((rest / raised.noise_ppm[0, 0][held])[rim].std()) == pytest.approx(1.0, abs=0.1)
+    assert 0 <= min(largest) < 1.5 < max(largest) <= 3
 
 
 def test_signs_are_drawn(heads):
