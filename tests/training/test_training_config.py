@@ -39,6 +39,7 @@ def test_shipped_recipes_are_right(name):
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# ")
     assert ("has not been run yet" in text) == (name in NEVER_RUN)
+    assert params.precision == "auto", "a CPU that does not know bfloat16 would take minutes a step"
 
 
 def test_every_network_has_a_recipe_for_each_kind_of_hardware():
