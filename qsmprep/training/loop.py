@@ -92,8 +92,7 @@ def starting_weights(params: TrainParams) -> dict[str, torch.Tensor]:
             continue
         where = Path(name)
         given, card = load(where.name, where.parent if where.parent != Path() else None)
-        same = wanted is not None and all(key in wanted and wanted[key] == value for key, value in card.config.items())
-        if card.network not in networks or not same:
+        if card.network not in networks or not dict(card.config).items() <= (wanted or {}).items():
             raise DataError(
                 f"training cannot begin with the weights {name}: they are of {card.network} {dict(card.config)}",
                 expected=f"{networks[0]} {wanted}",
