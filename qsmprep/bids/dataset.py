@@ -96,17 +96,28 @@ def write_dataset_files(
         "DatasetType": "derivative",
         "GeneratedBy": [generated],
         "HowToAcknowledge": "Cite the methods listed in the methods section of the reports (logs/CITATION.*).",
-        "DatasetLinks": {**existing.get("DatasetLinks", {}), **relative},
+        "DatasetLinks": {**_links(existing), **relative},
     }
-    if raw.get("DatasetDOI"):
+    if _is_text(raw.get("DatasetDOI")):
         description["SourceDatasets"] = [{"DOI": raw["DatasetDOI"]}]
-    if raw.get("License"):
+    if _is_text(raw.get("License")):
         description["License"] = raw["License"]
     write_json(description, out_dir / "dataset_description.json")
     write_text("\n".join(_ignore_lines(out_dir)) + "\n", out_dir / ".bidsignore")
     if not (out_dir / "README").exists():
         write_text(README.format(version=version), out_dir / "README")
     return {name: Path(root) for name, root in links.items()}
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a field of somebody else's description can be taken over: a number there may be no JSON at all (NaN)."""
+    return isinstance(value, str) and bool(value)
+
+
+def _links(description: dict[str, Any]) -> dict[str, str]:
+    """The links of a description, without what is none."""
+    links = description.get("DatasetLinks")
+    return {name: root for name, root in links.items() if _is_text(root)} if isinstance(links, dict) else {}
 
 
 def version_warning(out_dir: Path, version: str) -> str | None:

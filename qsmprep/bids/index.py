@@ -19,6 +19,9 @@ IMAGE_EXTENSIONS = (".nii.gz", ".nii")
 DATATYPE = "anat"
 """The folder in which gradient-echo images, T1w and masks are found."""
 
+MAX_INTEGER = 2**63 - 1
+"""The largest number that the index can be asked for; no file has a larger one in it."""
+
 _INDICES = ("run", "echo", "flip", "inv", "split", "chunk")
 
 
@@ -91,6 +94,11 @@ def find(layout: BIDSLayout, entities: Mapping[str, Any]) -> tuple[Path, ...]:
         When an entity is not known.
     """
     query = {entity_name(name): _query_value(value) for name, value in entities.items()}
+    for name, value in query.items():
+        if isinstance(value, list) and any(map(_too_large, value)):
+            query[name] = value = [item for item in value if not _too_large(item)]
+        if value == [] or _too_large(value):
+            return ()
     if "extension" in query:
         query["extension"] = [e if e[:1] == "." else f".{e}" for e in _listed(query["extension"])]
     return tuple(Path(f) for f in layout.get(return_type="file", invalid_filters="allow", **query))
@@ -147,6 +155,11 @@ def _ignored(root: Path, participants: Collection[str]) -> list[re.Pattern[str]]
     if others:
         patterns.append(rf"^/(?:{'|'.join(map(re.escape, others))})(?:/|$)")
     return [re.compile(pattern) for pattern in patterns]
+
+
+def _too_large(value: Any) -> bool:
+    """Whether the index cannot even be asked for a number, given as such or as text."""
+    return (isinstance(value, int) or (isinstance(value, str) and value.isdecimal())) and abs(int(value)) > MAX_INTEGER
 
 
 def _listed(value: Any) -> list[Any]:

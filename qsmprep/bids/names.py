@@ -67,6 +67,7 @@ OUTPUTS: dict[str, Output] = {
         Output("magnitude", "fmap", _FMAP | _VARIANT, units="arbitrary"),
         Output("stats", "anat", frozenset(ENTITIES), (".tsv", ".json"), in_bids=False),
         Output("metrics", "anat", frozenset(ENTITIES), (".json",), in_bids=False),
+        Output("checklist", "anat", frozenset(ENTITIES), (".tsv", ".md"), in_bids=False),
         Output("xfm", "anat", frozenset(ENTITIES), (".txt", ".h5", ".mat", ".nii.gz", ".json"), in_bids=False),
         Output("swi", "anat", frozenset(ENTITIES), units="arbitrary", in_bids=False),
         Output("minIP", "anat", frozenset(ENTITIES), units="arbitrary", in_bids=False),

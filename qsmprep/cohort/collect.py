@@ -91,7 +91,7 @@ def collect_cohort(
         except QSMPrepError as error:
             problems.append(f"{name.path.relative_to(out_dir)}: {error.what}")
     present = sorted({record["participant_id"] for record in records}, key=natural_key)
-    named = sorted(set(people) | _folders(out_dir), key=natural_key)
+    named = sorted(set(people) | folders(out_dir), key=natural_key)
     unknown = sorted(wanted - {label.removeprefix("sub-") for label in [*present, *named]}, key=natural_key)
     if unknown:
         raise NoMatchError(
@@ -146,7 +146,8 @@ def read_people(bids_dir: Path) -> tuple[dict[str, dict[str, str]], tuple[str, .
     return dict(zip(labels, rows, strict=True)), ()
 
 
-def _folders(out_dir: Path) -> set[str]:
+def folders(out_dir: Path) -> set[str]:
+    """Participants that have a folder among the outputs, as ``sub-01``."""
     return {path.name for path in Path(out_dir).glob("sub-*") if path.is_dir()}
 
 

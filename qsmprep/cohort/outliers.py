@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from qsmprep.bids.entities import natural_key, parse_name
 from qsmprep.bids.tables import NOT_AVAILABLE
 
 LIMIT = 3.5
@@ -44,38 +40,6 @@ def robust_z(values: np.ndarray) -> np.ndarray:
     return (values - median) / spread if spread > 0 else np.full(values.shape, math.nan)
 
 
-def read_metrics(out_dir: Path, participants: Iterable[str]) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Metrics of quality control of all scans, and the records that cannot be read.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Where the participant level wrote its ``*_desc-qc_metrics.json``.
-    participants : iterable of str
-        As ``sub-01``.
-    """
-    found: list[dict[str, Any]] = []
-    problems = []
-    for label in participants:
-        for path in sorted((out_dir / label).rglob("*_desc-qc_metrics.json"), key=lambda p: natural_key(p.name)):
-            name = parse_name(path)
-            try:
-                metrics = json.loads(path.read_text(encoding="utf-8"))["metrics"]
-                keys = ("value", "low", "high")
-                lines = [{"what": m["name"], **{key: m.get(key) for key in keys}} for m in metrics]
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                problems.append(f"{path.relative_to(out_dir)}: no quality record ({type(error).__name__})")
-                continue
-            scan = path.name.removesuffix("_desc-qc_metrics.json")
-            session = (name.get("ses") if name else None) or NOT_AVAILABLE
-            found += [{"participant_id": label, "session": session, "scan": scan, **line} for line in lines]
-    columns = ["participant_id", "session", "scan", "what", "value", "low", "high"]
-    frame = pd.DataFrame(found, columns=columns)
-    for column in ("value", "low", "high"):
-        frame[column] = pd.to_numeric(frame[column], errors="coerce")
-    return frame, tuple(problems)
-
-
 def find_outliers(rows: pd.DataFrame, metrics: pd.DataFrame, statistic: str) -> pd.DataFrame:
     """Values far from the cohort's, and metrics outside their own limits.
 
@@ -84,13 +48,15 @@ def find_outliers(rows: pd.DataFrame, metrics: pd.DataFrame, statistic: str) -> 
     rows : DataFrame
         The long table.
     metrics : DataFrame
-        From :func:`read_metrics`.
+        Of :class:`qsmprep.cohort.quality.Quality`.
     statistic : str
         Statistic of the regions.
     """
     found: list[dict[str, Any]] = []
     for what, part in metrics.groupby("what", sort=False):
         found += _flag(part, part["value"].to_numpy(float), "qc", str(what), part["low"], part["high"])
+    if rows.empty:
+        return pd.DataFrame(found, columns=list(COLUMNS))
     regions = rows[(rows["kind"] == "region") & (rows["n_voxels"] > 0)]
     keys = ["map", "segmentation", "acquisition", "other", "structure", "hemisphere", "name"]
     for key, part in regions.groupby(keys, observed=True, sort=False):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qsmprep.core.echo_order import swapped_echoes
 from qsmprep.core.grid import Grid
 from qsmprep.core.parameters import ArtefactParams
 from qsmprep.core.phase_artefacts import (
@@ -35,7 +36,7 @@ class CorrectedPhase:
     phase_rad : (n_echo, nx, ny, nz) float32 array
         Wrapped; the phase that came in where nothing was found.
     info : dict
-        ``bipolar``, ``slice_sign``, ``high_pass_filtered``: what was found, for the sidecar.
+        ``echo_order``, ``bipolar``, ``slice_sign``, ``high_pass_filtered``: what was found, for the sidecar.
     warnings : tuple of str
         The same for a person.
     """
@@ -61,7 +62,8 @@ def correct_phase(
     between odd and even echoes is fitted by a plane; it is taken away where it reaches
     ``params.bipolar_min_rad`` inside the mask, or where the readout is known to be bipolar, and kept
     where the readout is known to be monopolar. A constant of pi between odd and even echoes is the same
-    as a uniform field of half the inverse echo spacing, and stays as such. Phase that was high-pass
+    as a uniform field of half the inverse echo spacing, and stays as such. Two echoes that look swapped
+    are said, and nothing is done about bipolar readouts then. Phase that was high-pass
     filtered cannot be mended.
 
     Parameters
@@ -101,7 +103,15 @@ def correct_phase(
         info["slice_sign"] = "does not alternate" if axis is None else f"alternated along array axis {axis}; undone"
         if axis is not None:
             warnings.append(f"the sign of the signal alternated along the {AXES[axis]} array axis; this was undone")
-    if params.bipolar != "off":
+    swapped = swapped_echoes(phase, magnitude, mask, te_s)
+    info["echo_order"] = f"echoes {_named(swapped)} look swapped" if swapped else "no swap found"
+    if swapped:
+        warnings.append(
+            f"the phase images of echoes {_named(swapped)} look swapped: their phase fits the echo times better the "
+            "other way round. Check their names and sidecars; nothing was changed"
+        )
+        info["bipolar"] = "not looked for: echoes look swapped"
+    elif params.bipolar != "off":
         phase, found, said = _bipolar(phase, magnitude, mask, te_s, grid, params, readout)
         info |= found
         warnings += said
@@ -110,6 +120,11 @@ def correct_phase(
     if check.filtered:
         warnings.append(FILTERED)
     return CorrectedPhase(phase, info, tuple(warnings))
+
+
+def _named(pairs: Sequence[tuple[int, int]]) -> str:
+    first, *others = (f"{a + 1} and {b + 1}" for a, b in sorted(pairs, key=lambda pair: pair[1] - pair[0]))
+    return f"{first} (or {', or '.join(others)})" if others else first
 
 
 def _bipolar(

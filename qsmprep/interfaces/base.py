@@ -22,6 +22,7 @@ from qsmprep.core.device import is_out_of_memory
 from qsmprep.core.grid import Grid
 from qsmprep.core.methods import METHODS
 from qsmprep.errors import DataError, OutOfMemoryError, QSMPrepError
+from qsmprep.interfaces import usage
 from qsmprep.version import qsmprep_version
 
 FAILURE_FILE = "failure.json"
@@ -55,8 +56,10 @@ class Step(SimpleInterface):
         failure = folder / FAILURE_FILE
         failure.unlink(missing_ok=True)
         limit_threads(self.inputs.num_threads)
+        usage.forget_peak()
         try:
             self._results.update(self.compute(folder))
+            usage.write_usage(folder)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 _note(failure, error)

@@ -20,6 +20,7 @@ FROM_INFO = {
     "shift_ppm": "ReferenceShift",
     "exact": "UnwrappingExact",
     "phase_scaling": "PhaseConvention",
+    "echo_order": "EchoOrder",
     "slice_sign": "AlternatingSliceSign",
     "bipolar": "BipolarReadout",
     "bipolar_difference_rad": "BipolarPhaseDifference",

@@ -7,10 +7,13 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from qsmprep.bids.tables import write_tsv
+from qsmprep.bids.write import write_text
 from qsmprep.reports.record import AcquisitionRecord
 
 
@@ -116,6 +119,43 @@ def build_checklist(record: AcquisitionRecord) -> tuple[ChecklistTable, ...]:
         ChecklistTable("Table 4, sequence", tuple(_row(item, metadata) for item in SEQUENCE)),
         ChecklistTable("Table 5, processing", _processing(record)),
     )
+
+
+def write_checklist(record: AcquisitionRecord, out_file: Path) -> Path:
+    """Write the tables of one acquisition as TSV or Markdown, by the name of the file, whole or not at all.
+
+    Raises
+    ------
+    CannotWriteError
+        When the file cannot be written.
+    """
+    tables = build_checklist(record)
+    if out_file.suffix == ".md":
+        return write_text(checklist_markdown(tables), out_file)
+    rows = [
+        {
+            "table": table.title,
+            "item": row.name,
+            "essential": "yes" if row.essential else "no",
+            "status": "present" if row.present else "missing",
+            "value": " ".join(row.value.split()) or "n/a",
+        }
+        for table in tables
+        for row in table.rows
+    ]
+    return write_tsv(rows, ("table", "item", "essential", "status", "value"), out_file)
+
+
+def checklist_markdown(tables: Sequence[ChecklistTable]) -> str:
+    """The tables as Markdown, to paste into a supplement; essential lines have a star."""
+    lines = ["# Reporting checklist of the QSM consensus (doi:10.1002/mrm.30006)", ""]
+    for table in tables:
+        lines += [f"## {table.title}", "", "| item | value |", "| --- | --- |"]
+        for row in table.rows:
+            value = " ".join(row.value.split()).replace("|", "\\|") or "*missing*"
+            lines.append(f"| {row.name}{' *' * row.essential} | {value} |")
+        lines.append("")
+    return "\n".join(lines)
 
 
 def _row(item: Item, metadata: Mapping[str, Any]) -> ChecklistRow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from qsmprep.reports.graphs import COLOURS, DARK
 MARKERS = ("o", "s", "^", "D", "v", "P")
 MAX_GROUPS = len(COLOURS)
 GREY = "#8a9099"
+MAX_NAMED = 4
+"""Most scans that are named in one panel; the table has all."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,53 @@ class Panel:
     points: Sequence[Points]
     curve_x: NDArray[np.float64] | None = None
     curve_y: NDArray[np.float64] | None = field(default=None)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One metric of all scans: who has which value, who is named, and the limits (NaN where there are none)."""
+
+    title: str
+    unit: str
+    names: Sequence[str]
+    values: NDArray[np.float64]
+    flagged: NDArray[np.bool_]
+    low: float
+    high: float
+
+
+def plot_spreads(panels: Sequence[Spread], out_file: str | Path) -> Path:
+    """Every scan's value of every metric, with medians, quartiles and limits; who is flagged is named.
+
+    Raises
+    ------
+    DataError
+        When there is no panel.
+    CannotWriteError
+        When the file cannot be written.
+    """
+    figure, axes = _grid_of(panels, 190)
+    for axis, panel in zip(axes, panels, strict=False):
+        side = _spread(panel.values)
+        for flag, colour, marker, size in ((False, COLOURS[0], "o", 9), (True, COLOURS[1], "D", 20)):
+            chosen = panel.flagged == flag
+            axis.scatter(panel.values[chosen], side[chosen], s=size, color=colour, marker=marker, alpha=0.6, lw=0)
+        low, middle, high = np.percentile(panel.values, [25, 50, 75])
+        axis.plot([middle, middle], [-0.32, 0.32], color=DARK, lw=2)
+        axis.plot([low, high], [0, 0], color=DARK, lw=1.2)
+        for limit in (panel.low, panel.high):
+            if np.isfinite(limit):
+                axis.axvline(limit, color=COLOURS[1], lw=1, ls="--")
+        for number, at in enumerate(np.flatnonzero(panel.flagged)[:MAX_NAMED]):
+            place = (panel.values[at], side[at])
+            offset = (0, 7 if number % 2 else -13)
+            axis.annotate(panel.names[at], place, offset, textcoords="offset points", fontsize=7.5, ha="center")
+        axis.set_yticks([])
+        axis.set_ylim(-0.5, 0.5)
+        axis.margins(x=0.12)
+        axis.set_title(textwrap.fill(panel.title, 44), fontsize=9.5, color=DARK, loc="left")
+        axis.set_xlabel(panel.unit, fontsize=9)
+    return write_png(encode_figure(figure), out_file)
 
 
 def plot_effects(effects: Sequence[Effect], title: str, out_file: str | Path) -> Path:
@@ -151,12 +201,12 @@ def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return 0.22 * (((rank * 0.61803398875) % 1.0) * 2 - 1)
 
 
-def _grid_of(panels: Sequence[Panel]) -> tuple[Figure, list[Axes]]:
+def _grid_of(panels: Sequence[Panel] | Sequence[Spread], height: int = 270) -> tuple[Figure, list[Axes]]:
     if not panels:
-        raise DataError("no region is given", expected="at least one")
+        raise DataError("no panel is given", expected="at least one")
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure, axes = _panels(rows, columns, 330 * columns if columns > 1 else 560, 270 * rows + 40)
+    figure, axes = _panels(rows, columns, 330 * columns if columns > 1 else 560, height * rows + 40)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     return figure, axes

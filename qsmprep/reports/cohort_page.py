@@ -13,6 +13,14 @@ from qsmprep.reports.page import MAX_PAGE_BYTES, TEXT_BYTES, page_environment
 
 
 @dataclass(frozen=True)
+class Link:
+    """A cell of a table that leads to another page; ``address`` is relative to the output folder."""
+
+    text: str
+    address: str
+
+
+@dataclass(frozen=True)
 class Table:
     """A table of the page: what it shows, the names of its columns, and its cells."""
 

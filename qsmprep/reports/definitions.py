@@ -6,6 +6,7 @@ entries of a record, so that units, limits, captions and alternative texts are t
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -67,11 +68,45 @@ METRICS: dict[str, MetricDefinition] = {
         "Donoho and Johnstone 1994 (doi:10.1093/biomet/81.3.425); limit of qsmprep",
         low=5.0,
     ),
+    "mask_dark_fraction": MetricDefinition(
+        "magnitude",
+        "Share of the brain mask without signal",
+        "",
+        "Voxels of the brain mask whose magnitude at the first echo is below 15 % of its median: air, bone or sinus.",
+        "definition and limit of qsmprep",
+        high=0.03,
+    ),
+    "mask_open_fraction": MetricDefinition(
+        "magnitude",
+        "Share of the mask's border within tissue",
+        "",
+        "Border of the brain mask behind which the magnitude does not fall below 60 % within 10 mm: "
+        "the mask ends where the brain does not.",
+        "definition and limit of qsmprep",
+        high=0.2,
+    ),
+    "ghosting": MetricDefinition(
+        "magnitude",
+        "Ghosts in the air beside the head",
+        "",
+        "Magnitude of the last echo in the air beside the head along the axes of the image above that of the corners "
+        "(medians of squares), over the median of the brain: motion and flow.",
+        "after Giannelli et al. 2010 (doi:10.1120/jacmp.v11i4.3237); regions and limit of qsmprep",
+        high=0.01,
+    ),
     "residual_wraps": MetricDefinition(
         "phase",
         "Residual wraps",
         "",
         "Pairs of neighbouring voxels in the mask whose unwrapped phase of the last echo differs by more than π.",
+    ),
+    "wrap_fraction": MetricDefinition(
+        "phase",
+        "Residual wraps for each voxel",
+        "",
+        "Residual wraps over the voxels of the mask. Some are left at large veins and sinuses in any scan.",
+        "limit of qsmprep",
+        high=0.02,
     ),
     "residual_median": MetricDefinition(
         "residual",
@@ -94,6 +129,15 @@ METRICS: dict[str, MetricDefinition] = {
         "Inhomogeneity of the total field",
         "Hz",
         "Standard deviation of the total field in the brain mask.",
+    ),
+    "b0_angle_deg": MetricDefinition(
+        "field",
+        "B0 of the field against B0 of the header",
+        "degrees",
+        "Angle between the direction of B0 that the power spectrum of the local field implies and the one of the "
+        "image orientation, with which everything was computed.",
+        "definition and limit of qsmprep",
+        high=15.0,
     ),
     "local_field_sd_hz": MetricDefinition(
         "field", "Standard deviation of the local field", "Hz", "Standard deviation of the local field in its mask."
@@ -137,6 +181,80 @@ METRICS: dict[str, MetricDefinition] = {
         "Dipole kernel that map and field imply by the angle to B0, less the true one, relative to it (root mean "
         "squares over 45 bins); 0 is perfect.",
         "after the evaluation of PedQ-NET (ISMRM 2022, abstract 1984); definition of qsmprep",
+    ),
+    "registration_shift_mm": MetricDefinition(
+        "roi",
+        "Shift of the T1w image",
+        "mm",
+        "How far the brain of the T1w image was moved from where the headers put it.",
+        "limit of qsmprep: more is hardly one session",
+        high=25.0,
+    ),
+    "registration_turn_deg": MetricDefinition(
+        "roi",
+        "Rotation of the T1w image",
+        "degrees",
+        "How far the T1w image was turned from where the headers put it.",
+        "limit of qsmprep: more is hardly one session",
+        high=20.0,
+    ),
+    "registration_information": MetricDefinition(
+        "roi",
+        "Mutual information of T1w image and magnitude",
+        "",
+        "Normalised mutual information of both brains after the registration; 1 means that neither says anything of "
+        "the other.",
+        "Studholme et al. 1999 (doi:10.1016/S0031-3203(98)00091-0); limit of qsmprep",
+        low=1.02,
+    ),
+    "registration_share": MetricDefinition(
+        "roi",
+        "Share of the brain within the brain of the T1w image",
+        "",
+        "Voxels of the brain mask that lie in the brain of the registered T1w image.",
+        "limit of qsmprep",
+        low=0.9,
+    ),
+    "template_dice": MetricDefinition(
+        "roi",
+        "Overlap of the template's brain",
+        "",
+        "Dice coefficient of the brain and the registered brain of the template.",
+        "limit of qsmprep",
+        low=0.9,
+    ),
+    "regions_empty": MetricDefinition(
+        "roi",
+        "Regions without a voxel",
+        "",
+        "Regions of the segmentation of which no voxel lies where susceptibility is defined.",
+        "limit of qsmprep",
+        high=0.0,
+    ),
+    "regions_coverage": MetricDefinition(
+        "roi",
+        "Least covered deep grey nucleus",
+        "",
+        "Share of a nucleus that lies where susceptibility is defined, the smallest of all.",
+        "limit of qsmprep",
+        low=0.8,
+    ),
+    "regions_asymmetry": MetricDefinition(
+        "roi",
+        "Largest asymmetry of a deep grey nucleus",
+        "",
+        "Difference of the volumes of left and right over their mean, the largest of all.",
+        "limit of qsmprep: one side three times as large as the other",
+        high=1.0,
+    ),
+    "nuclei_contrast": MetricDefinition(
+        "roi",
+        "Caudate, putamen and pallidum above their surroundings",
+        "",
+        "Mean susceptibility of these nuclei less that of the tissue 2 to 6 mm outside of them, in standard deviations "
+        "of the latter; iron makes them brighter from childhood on. Near zero the labels hardly lie on the nuclei.",
+        "definition and limit of qsmprep",
+        low=0.15,
     ),
 }
 
@@ -241,7 +359,9 @@ def make_metric(key: str, value: float | None, *, of: str = "") -> Metric:
     """
     d = _find(METRICS, key)
     name = f"{d.name}, {of}" if of else d.name
-    return Metric(name, None if value is None else float(value), d.unit, d.meaning, d.source, d.low, d.high, d.stage)
+    column = "_".join([key, *re.findall("[a-z0-9]+", of.lower())])
+    number = None if value is None else float(value)
+    return Metric(name, number, d.unit, d.meaning, d.source, d.low, d.high, d.stage, column)
 
 
 def make_figure(stage: str, file: str, *, name: str = "") -> FigureRef:

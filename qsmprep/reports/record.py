@@ -59,6 +59,8 @@ class Metric:
         Outside of these a person should look.
     stage : str
         The stage of the page it is shown with; see :mod:`qsmprep.reports.definitions`.
+    key : str
+        Its name in tables, such as ``rim_ratio_tv``.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Metric:
     low: float | None = None
     high: float | None = None
     stage: str = ""
+    key: str = ""
 
     @property
     def known(self) -> bool:

@@ -9,12 +9,15 @@ from pathlib import Path
 import pandas as pd
 
 from qsmprep.bids.dataset import check_output_dir, write_dataset_files
+from qsmprep.bids.entities import natural_key
 from qsmprep.cohort import models, outliers, tables
-from qsmprep.cohort.collect import Cohort, collect_cohort
+from qsmprep.cohort.collect import Cohort, collect_cohort, folders
 from qsmprep.cohort.formula import default_formula, names_in
+from qsmprep.cohort.quality import Quality, read_quality
 from qsmprep.errors import InvalidBIDSError, MissingFileError
 from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
+from qsmprep.workflows.group_quality import write_quality
 
 FILES = {
     "long": "group_roi.tsv",
@@ -40,6 +43,7 @@ class GroupResult:
     cohort: Cohort
     models: models.Models
     outliers: pd.DataFrame
+    quality: Quality
     statistic: str
     notes: tuple[str, ...] = ()
 
@@ -61,7 +65,10 @@ def run_group(settings: Settings) -> int:
             "the output folder does not exist", file=settings.out_dir, remedy="run the participant level first"
         )
     check_output_dir(settings.bids_dir, settings.out_dir)
-    result = analyse(settings)
+    try:
+        result = analyse(settings)
+    except MissingFileError as error:
+        return _quality_only(settings, error)
     write_dataset_files(settings.out_dir, settings.bids_dir, version=qsmprep_version())
     write_tables(result, settings.out_dir)
     page = write_page(result, settings.out_dir)
@@ -80,10 +87,40 @@ def analyse(settings: Settings) -> GroupResult:
         formula, notes = default_formula(cohort.rows, cohort.covariates)
     columns = (*cohort.covariates, "session", "run", "acquisition", "participant_id")
     names_in(formula, columns)
-    metrics, problems = outliers.read_metrics(settings.out_dir, cohort.present)
+    found = read_quality(settings.out_dir, _people(settings), settings.sessions)
     fitted = models.fit_models(cohort.rows, formula, statistic, columns)
-    flagged = outliers.find_outliers(cohort.rows, metrics, statistic)
-    return GroupResult(cohort, fitted, flagged, statistic, (*cohort.notes, *notes, *problems))
+    flagged = outliers.find_outliers(cohort.rows, found.metrics, statistic)
+    return GroupResult(cohort, fitted, flagged, found, statistic, (*cohort.notes, *notes, *found.problems))
+
+
+def _people(settings: Settings) -> list[str]:
+    """Participants with outputs, of those that are asked for."""
+    wanted = {f"sub-{label}" for label in settings.participants}
+    return sorted((f for f in folders(settings.out_dir) if not wanted or f in wanted), key=natural_key)
+
+
+def _quality_only(settings: Settings, error: MissingFileError) -> int:
+    """The group level where no participant has a table of regions: the quality of the scans, if there are any.
+
+    Raises
+    ------
+    MissingFileError
+        When there are no scans either.
+    """
+    from qsmprep.workflows.group_page import write_quality_page
+
+    found = read_quality(settings.out_dir, _people(settings), settings.sessions)
+    if found.metrics.empty:
+        raise error
+    flagged = outliers.find_outliers(pd.DataFrame(), found.metrics, settings.roi_statistic)
+    reason = f"{error.what}: there are no regions and no models. Do: {error.remedy}."
+    write_dataset_files(settings.out_dir, settings.bids_dir, version=qsmprep_version())
+    write_quality(found.metrics, settings.out_dir)
+    tables.write_frame(flagged, settings.out_dir / FILES["outliers"], outliers.COLUMNS)
+    for text in (reason, *found.problems):
+        print(f"warning: {text}", file=sys.stderr)
+    print(f"Report: {write_quality_page(found, flagged, reason, settings.out_dir)}")
+    return 0
 
 
 def write_tables(result: GroupResult, out_dir: Path) -> None:
@@ -103,6 +140,8 @@ def write_tables(result: GroupResult, out_dir: Path) -> None:
     formula = {"Formula": result.models.formula, "Statistic": result.statistic}
     tables.write_frame(result.models.table, out_dir / FILES["models"], {**region, **models.COLUMNS}, formula)
     tables.write_frame(result.outliers, out_dir / FILES["outliers"], outliers.COLUMNS)
+    if not result.quality.metrics.empty:
+        write_quality(result.quality.metrics, out_dir)
     tables.write_frame(_participants(cohort), out_dir / FILES["participants"], PARTICIPANT_MEANING)
 
 

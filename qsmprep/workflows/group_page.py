@@ -11,6 +11,7 @@ import pandas as pd
 from qsmprep.bids.names import safe_label
 from qsmprep.cohort.models import FAMILY
 from qsmprep.cohort.normative import IronLine, fit_iron_line
+from qsmprep.cohort.quality import Quality
 from qsmprep.cohort.tables import write_frame
 from qsmprep.core.bibliography import cite
 from qsmprep.core.iron import HALLGREN_SOURANDER
@@ -18,6 +19,7 @@ from qsmprep.reports import cohort_graphs as graphs
 from qsmprep.reports.cohort_page import Chapter, CohortPage, Plot, Table, write_cohort_page
 from qsmprep.version import qsmprep_version
 from qsmprep.workflows.group import FILES, GroupResult
+from qsmprep.workflows.group_quality import outlier_chapter, quality_chapter
 
 FIGURES = "figures"
 MAX_PANELS = 12
@@ -60,7 +62,9 @@ def write_page(result: GroupResult, out_dir: Path) -> Path:
         chapter, iron = _family(result, family, rows, out_dir, f"m{number}")
         chapters.append(chapter)
         cited += ["hallgren1958"] if iron else []
-    chapters.append(_outliers(result))
+    chapter = quality_chapter(result.quality.metrics, result.outliers, out_dir)
+    chapters += [chapter] if chapter else []
+    chapters.append(outlier_chapter(result.outliers, FILES["outliers"], out_dir))
     level = "check" if result.cohort.missing or result.cohort.problems or len(result.outliers) else "ok"
     page = CohortPage("Cohort", level, qsmprep_version(), tuple(chapters), tuple(cite(dict.fromkeys(cited))))
     return write_cohort_page(page, out_dir)
@@ -228,16 +232,19 @@ def _numbers(frame: pd.DataFrame, file: str, out_dir: Path) -> str:
     return name
 
 
-def _outliers(result: GroupResult) -> Chapter:
-    found = result.outliers
-    cells = tuple(
-        tuple(row[c] for c in ("scan", "what", "value", "median", "robust_z", "why"))
-        for row in found.head(200).to_dict("records")
-    )
-    text = (
-        f"{len(found)} values are flagged: metrics of quality control outside their limits, and metrics or regions "
-        "whose robust z over the cohort is beyond ±3.5. Nobody is left out of a model for it."
-    )
-    heads = ("scan", "what", "value", "median", "robust z", "why")
-    tables = (Table("Flagged values", heads, cells, FILES["outliers"]),) if cells else ()
-    return Chapter("outliers", "Outliers", (text,), (), tables)
+def write_quality_page(found: Quality, flagged: pd.DataFrame, reason: str, out_dir: Path) -> Path:
+    """Draw the metrics of quality control and write ``group.html`` with nothing else.
+
+    Parameters
+    ----------
+    found : Quality
+    flagged : DataFrame
+        From :func:`qsmprep.cohort.outliers.find_outliers`.
+    reason : str
+        Why there is nothing else.
+    out_dir : Path
+    """
+    summary = Chapter("summary", "Summary", (), (reason, *found.problems))
+    chapter = quality_chapter(found.metrics, flagged, out_dir)
+    chapters = (summary, *((chapter,) if chapter else ()), outlier_chapter(flagged, FILES["outliers"], out_dir))
+    return write_cohort_page(CohortPage("Cohort", "check", qsmprep_version(), chapters), out_dir)

@@ -17,7 +17,9 @@ from qsmprep.bids.preflight import Preflight, Verdict
 from qsmprep.core.grid import Grid
 from qsmprep.core.methods import METHODS
 from qsmprep.errors import NoMatchError, QSMPrepError
+from qsmprep.interfaces.usage import read_peak_mb
 from qsmprep.reports import record as rec
+from qsmprep.reports.checklist import write_checklist
 from qsmprep.reports.page import write_subject_page
 from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
@@ -95,6 +97,8 @@ def write_pages(
         warnings[verdict.key] = tuple(note.message for note in gathered.notes)
         path = derivative_path(settings.out_dir, verdict.acquisition, "metrics", ".json", desc="qc")
         rec.write_record(record, path)
+        for extension in (".tsv", ".md"):
+            write_checklist(record, derivative_path(settings.out_dir, verdict.acquisition, "checklist", extension))
         records[verdict.subject].append(record)
     results = []
     for subject, subject_records in records.items():
@@ -144,7 +148,7 @@ def gather(branch: str, outcome: Outcome, out_dir: Path, log_dir: Path) -> Gathe
             _note_failure(result, name, step, out_dir, log_dir)
             continue
         if not name.startswith(("publish_", "report_")):
-            result.uses.append(rec.StepUse(name, round(step.seconds, 2)))
+            result.uses.append(rec.StepUse(name, round(step.seconds, 2), read_peak_mb(step.folder)))
         if name.startswith("report_") and step.folder is not None and (step.folder / "fragment.json").exists():
             content = json.loads((step.folder / "fragment.json").read_text())
             result.figures += [rec.FigureRef(**figure) for figure in content["figures"]]

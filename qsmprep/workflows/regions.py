@@ -149,7 +149,7 @@ def add_regions(
             for name in settings.inversions:
                 reference = workflow.get_node(f"reference_{name}")
                 workflow.connect([(labels, reference, [("labels", "labels"), ("table", "label_table")])])
-        _report(workflow, labels, segmentation, [desc for desc, *_ in maps], acquisition, settings)
+        _report(workflow, labels, source, segmentation, [desc for desc, *_ in maps], acquisition, settings)
 
 
 def _referee(segmentations: tuple[Segmentation, ...], reference: str) -> Segmentation | None:
@@ -165,6 +165,7 @@ def _referee(segmentations: tuple[Segmentation, ...], reference: str) -> Segment
 def _report(
     workflow: LiterateWorkflow,
     labels: pe.Node,
+    source: Source,
     segmentation: Segmentation,
     descs: list[str],
     acquisition: Acquisition,
@@ -182,6 +183,12 @@ def _report(
     workflow.connect([(labels, node, [("labels", "labels")])])
     workflow.connect(workflow.get_node(f"reference_{name}"), "chi_ppm", node, "chi_ppm")
     workflow.connect(workflow.get_node("background"), "mask", node, "mask")
+    registered = source.registrations
+    if registered:
+        facts = pe.Node(Merge(len(registered)), name=f"report_facts_{segmentation.name}", run_without_submitting=True)
+        for number, known in enumerate(registered, start=1):
+            workflow.connect(known, "info", facts, f"in{number}")
+        workflow.connect(facts, "out", node, "registrations")
 
 
 def _table_path(acquisition: Acquisition, settings: Settings, name: str, desc: str) -> Any:

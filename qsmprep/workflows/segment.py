@@ -42,6 +42,12 @@ class Source:
     table: Any
     matrix: Any = None
 
+    @property
+    def registrations(self) -> tuple[pe.Node, ...]:
+        """Nodes with an output ``info`` that says how well a registration went."""
+        made = (self.file[0],) if isinstance(self.file, tuple) and self.file[0].name == "atlas" else ()
+        return made if self.matrix is None else (*made, self.matrix)
+
     def feed(self, workflow: LiterateWorkflow, node: pe.Node) -> None:
         """Give a node the labels and the map."""
         _give(workflow, self.file, node, "segmentation")

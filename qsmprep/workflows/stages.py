@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ class StageInputSpec(base.StepInputSpec):
     info = File(exists=True)
     labels = File(exists=True)
     tables = traits.List(File(exists=True))
+    registrations = traits.List(File(exists=True), desc="what registrations of the segmentation learnt")
 
 
 class StageOutputSpec(TraitedSpec):
@@ -102,22 +104,30 @@ class Board:
 
         self.metrics.append(dataclasses.asdict(make_metric(key, value, of=of)))
 
+    def known(self, key: str, value: float) -> None:
+        """Note a metric that not every scan allows to measure; NaN is left out."""
+        if math.isfinite(value):
+            self.metric(key, value)
+
 
 def stage_magnitude(inputs: Any, board: Board) -> None:
     """Magnitude with the outlines of both masks."""
-    from qsmprep.reports import figures, qc
+    from qsmprep.reports import faults, figures, qc
 
     magnitude, image = base.load_echoes(inputs.magnitude)
-    brain, valid = base.load_mask(inputs.brain), base.load_mask(inputs.mask)
+    brain, valid, grid = base.load_mask(inputs.brain), base.load_mask(inputs.mask), base.grid_of(image)
     figures.plot_magnitude(combined(magnitude), image.affine, brain, valid, board.figure("magnitude"))
-    board.metric("mask_volume_ml", qc.mask_volume_ml(brain, base.grid_of(image)))
+    board.metric("mask_volume_ml", qc.mask_volume_ml(brain, grid))
     board.metric("excluded_fraction", qc.excluded_fraction(brain, valid))
     board.metric("snr", qc.snr(magnitude[0], brain))
+    board.known("mask_dark_fraction", faults.dark_fraction(magnitude[0], brain))
+    board.known("mask_open_fraction", faults.open_fraction(magnitude[0], brain, grid))
+    board.known("ghosting", faults.ghosting(magnitude[-1], brain, grid))
 
 
 def stage_phase(inputs: Any, board: Board) -> None:
     """Wrapped and unwrapped phase of the first and the last echo."""
-    from qsmprep.reports import figures, qc
+    from qsmprep.reports import faults, figures, qc
 
     wrapped, image = base.load_echoes(inputs.wrapped)
     unwrapped, _ = base.load_echoes(inputs.unwrapped)
@@ -126,6 +136,7 @@ def stage_phase(inputs: Any, board: Board) -> None:
     path = board.figure("phase")
     figures.plot_phase(wrapped[0], last[0], unwrapped[0], last[1], image.affine, mask, te_s, path)
     board.metric("residual_wraps", qc.residual_wraps(unwrapped[-1], mask))
+    board.metric("wrap_fraction", faults.wrap_fraction(unwrapped[-1], mask))
 
 
 def stage_residual(inputs: Any, board: Board) -> None:
@@ -144,7 +155,7 @@ def stage_residual(inputs: Any, board: Board) -> None:
 
 def stage_field(inputs: Any, board: Board) -> None:
     """Total and local field."""
-    from qsmprep.reports import figures, qc
+    from qsmprep.reports import faults, figures, qc
 
     total, image = base.load(inputs.field_hz)
     local, _ = base.load(inputs.local_hz)
@@ -154,6 +165,7 @@ def stage_field(inputs: Any, board: Board) -> None:
     figures.plot_fieldmap(total, local, image.affine, (brain, valid), path, window_hz=windows)
     board.metric("field_inhomogeneity_hz", qc.field_inhomogeneity_hz(total, brain))
     board.metric("local_field_sd_hz", float(np.std(local[valid])))
+    board.known("b0_angle_deg", faults.b0_angle_deg(local, valid, base.grid_of(image)))
 
 
 def stage_r2star(inputs: Any, board: Board) -> None:
@@ -219,7 +231,7 @@ def stage_compare(inputs: Any, board: Board) -> None:
 def stage_roi(inputs: Any, board: Board) -> None:
     """Regions of one segmentation: their outlines, their values, and a table a map."""
     from qsmprep.bids.tables import read_tsv
-    from qsmprep.reports import regions
+    from qsmprep.reports import regions, segmentation
 
     chi, image = base.load(inputs.chi_ppm)
     labels, _ = base.load(inputs.labels, dtype=np.int32)
@@ -228,6 +240,13 @@ def stage_roi(inputs: Any, board: Board) -> None:
     regions.plot_regions(chi, labels, image.affine, mask, board.figure("regions", inputs.label))
     path = board.figure("roi", inputs.label, "values")
     regions.plot_values(tables, path)
+    known = [json.loads(Path(path).read_text()) for path in inputs.registrations or ()]
+    for key, value in segmentation.registration_metrics(known).items():
+        board.metric(key, value, inputs.label)
+    first = next(iter(tables.values()))
+    for key, value in segmentation.region_metrics(chi, labels, mask, base.grid_of(image), first).items():
+        if math.isfinite(value):
+            board.metric(key, value, inputs.label)
     board.tables += [dataclasses.asdict(regions.table_of(inputs.label, name, rows)) for name, rows in tables.items()]
 
 

@@ -226,6 +226,16 @@ def test_filter_file(tmp_path):
     ] == [2]
 
 
+def test_filter_by_a_number_that_no_index_holds(tmp_path):
+    raw = make_dataset(tmp_path, entities="run-1")
+    for value in (10**30, str(10**30), [10**30]):
+        filters = {query: {"run": value} for query in ("qsm_mag", "qsm_phase")}
+        (verdict,) = preflight(raw, Selection(filters=filters)).verdicts
+        assert "leaves no gradient-echo image" in verdict.problems[0].what
+    filters = {query: {"run": [10**30, 1]} for query in ("qsm_mag", "qsm_phase")}
+    assert [a.key for a in acquisitions(raw, Selection(filters=filters))] == ["sub-01_run-1"]
+
+
 def test_filter_on_reconstruction_in_either_spelling(tmp_path):
     raw = make_dataset(tmp_path, entities="rec-norm")
     make_dataset(tmp_path, entities="rec-raw")

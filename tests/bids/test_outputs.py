@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -337,6 +338,21 @@ def test_dataset_files_keep_what_is_there(tmp_path):
     assert (out / "README").read_text() == "mine"
     lines = (out / ".bidsignore").read_text().splitlines()
     assert lines == ["mine/", *names.ignored_patterns()]
+
+
+def test_what_is_no_text_in_a_description_is_not_taken_over(tmp_path):
+    raw = make_dataset(tmp_path)
+    path = raw / "dataset_description.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "License": math.nan, "DatasetDOI": 3}))
+    out = tmp_path / "out"
+    write_dataset_files(out, raw, version="0.1.0")
+    description = json.loads((out / "dataset_description.json").read_text())
+    assert "License" not in description and "SourceDatasets" not in description
+    for links in ([1], {"a": math.inf, "b": "../b"}):
+        (out / "dataset_description.json").write_text(json.dumps({**description, "DatasetLinks": links}))
+        write_dataset_files(out, raw, version="0.1.0")
+        again = json.loads((out / "dataset_description.json").read_text())["DatasetLinks"]
+        assert again == {"raw": "../raw", **({"b": "../b"} if isinstance(links, dict) else {})}
 
 
 def test_version_warning(tmp_path):

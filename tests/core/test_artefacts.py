@@ -7,6 +7,7 @@ import pytest
 from echo_cases import ORIENTATIONS, romeo_crop, simulate, turn, turn_grid
 
 from qsmprep.core.artefacts import FILTERED, correct_phase
+from qsmprep.core.echo_order import swapped_echoes
 from qsmprep.core.parameters import ArtefactParams
 from qsmprep.core.phase import scale_phase, wrap
 from qsmprep.errors import DataError
@@ -130,6 +131,33 @@ def test_filtered_phase_is_said():
     found = correct_phase(noise, case.magnitude, case.mask, case.te_s, case.grid)
     assert found.warnings == (FILTERED,)
     assert found.info["high_pass_filtered"] is True
+
+
+@pytest.mark.parametrize("pair", [(0, 1), (1, 2), (0, 3), (1, 3)])
+def test_swapped_echoes_are_named(pair):
+    case = simulate(EVEN, noise=0.05)
+    for phase in (case.phase_rad, faulty(case)):
+        assert swapped_echoes(phase, case.magnitude, case.mask, EVEN) == ()
+    order = list(range(4))
+    order[pair[0]], order[pair[1]] = pair[1], pair[0]
+    pairs = ((0, 3), (1, 2)) if pair in ((0, 3), (1, 2)) else (pair,)
+    assert swapped_echoes(case.phase_rad[order], case.magnitude, case.mask, EVEN) == pairs
+    assert swapped_echoes(case.phase_rad[order], None, case.mask, EVEN) == pairs
+    found = correct_phase(case.phase_rad[order], case.magnitude, case.mask, EVEN, case.grid)
+    named = "2 and 3 (or 1 and 4)" if len(pairs) == 2 else f"{pair[0] + 1} and {pair[1] + 1}"
+    assert f"the phase images of echoes {named} look swapped" in found.warnings[0]
+    assert found.info["bipolar"].startswith("not looked for")
+    np.testing.assert_array_equal(found.phase_rad, case.phase_rad[order])
+
+
+def test_the_order_of_echoes_that_cannot_be_told():
+    case = simulate(EVEN, noise=0.05)
+    for te_s in (EVEN[:2], [0.005, 0.010, 0.018]):
+        assert swapped_echoes(case.phase_rad[: len(te_s)], None, case.mask, te_s) == ()
+    mirrored = case.phase_rad[[2, 1, 0]]  # as good as the sign of the field
+    assert swapped_echoes(mirrored, None, case.mask, EVEN[:3]) == ()
+    assert swapped_echoes(0 * case.phase_rad, case.magnitude, case.mask, EVEN) == ()
+    assert swapped_echoes(case.phase_rad, 0 * case.magnitude, case.mask, EVEN) == ()
 
 
 def test_bad_shapes_are_refused():

@@ -8,8 +8,9 @@ import math
 import numpy as np
 import pytest
 
+from qsmprep.bids.tables import read_tsv
 from qsmprep.errors import CannotWriteError, DataError, MissingFileError, UsageError
-from qsmprep.reports.checklist import build_checklist
+from qsmprep.reports.checklist import build_checklist, write_checklist
 from qsmprep.reports.definitions import FIGURES, METRICS, make_figure, make_metric
 from qsmprep.reports.record import (
     AcquisitionRecord,
@@ -186,6 +187,24 @@ def test_checklist_marks_present_and_missing_and_names_the_key():
     assert processing["Further processing"].value == "none"
     empty = build_checklist(AcquisitionRecord("k", "01"))
     assert sum(t.n_present for t in empty) == 0
+
+
+def test_checklist_as_files(tmp_path):
+    record = full_record(processing=(ProcessingStep("inversion", "a|b", {}),))
+    rows = read_tsv(write_checklist(record, tmp_path / "x_checklist.tsv"))
+    assert len(rows) == sum(len(table.rows) for table in build_checklist(record))
+    named = {row["item"]: row for row in rows}
+    assert named["Echo times"] == {
+        "table": "Table 4, sequence",
+        "item": "Echo times",
+        "essential": "yes",
+        "status": "present",
+        "value": "4, 8.5 ms",
+    }
+    assert (named["Vendor"]["status"], named["Vendor"]["value"]) == ("missing", "n/a")
+    text = write_checklist(record, tmp_path / "x_checklist.md").read_text()
+    assert "| Echo times * | 4, 8.5 ms |" in text and "| Vendor * | *missing* |" in text
+    assert "| Dipole inversion * | a\\|b |" in text
 
 
 def test_checklist_reads_the_misspelt_model_and_several_keys():

@@ -11,6 +11,7 @@ import gzip
 import json
 import os
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -271,7 +272,7 @@ def _rewrite(rng: np.random.Generator, data: DataSet, change: Callable[[bytearra
         return ANY
     try:
         blob = bytearray(gzip.decompress(data.files[path]))  # type: ignore[arg-type]
-    except (OSError, EOFError, ValueError):
+    except (OSError, EOFError, ValueError, zlib.error):
         return ANY
     if blob:
         change(blob)
