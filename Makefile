@@ -8,6 +8,7 @@
 #   make wheel-check build the wheel, install it into an empty environment, run it from another folder
 #   make test-trust  10,000 mutated data sets, kills at random moments, processes side by side (an hour or more)
 #   make test-offline  the tests of the pipeline without a network
+#   make test-html   the demo's pages in a headless browser: errors, accessibility (needs node, npm and chromium)
 #   make docs        build the documentation into site/
 #   make lint        ruff (style, format) and mypy
 #   make benchmark   accuracy of every method on the examples, as Markdown tables
@@ -38,7 +39,7 @@ DEMO_OUT ?= demo_out
 DEMO_WORK ?= demo_work
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-slurm test-trust test-offline wheel-check docs lint benchmark \
+.PHONY: help install demo test test-slow test-slurm test-trust test-offline test-html wheel-check docs lint benchmark \
     benchmark-fieldmap benchmark-networks benchmark-segmentation benchmark-pediatric examples clean
 
 help:
@@ -89,6 +90,12 @@ OFFLINE_TESTS ?= tests/pipeline tests/bids tests/cli
 test-offline: $(TEST_STAMP)
 	unshare -rn $(BIN)/python -m pytest $(OFFLINE_TESTS) $(PYTEST_ARGS)
 
+PAGES := tests/reports/browser
+
+test-html: demo
+	cd $(PAGES) && npm install --silent --no-package-lock --no-audit --no-fund
+	node $(PAGES)/check.cjs $(DEMO_OUT)/*/sub-*.html
+
 $(DOCS_STAMP): $(PINS) $(RUN_STAMP)
 	$(PIP_INSTALL) -e '.[docs]'
 	@touch $@
@@ -123,4 +130,5 @@ examples: $(RUN_STAMP)
 clean:
 	rm -rf $(DEMO_OUT) $(DEMO_WORK) build dist site docs/pages/generated docs/pages/images .pytest_cache .ruff_cache .mypy_cache .hypothesis htmlcov .coverage
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+	rm -rf $(PAGES)/node_modules
 	rm -f $(RUN_STAMP) $(TEST_STAMP) $(DEV_STAMP) $(DOCS_STAMP)

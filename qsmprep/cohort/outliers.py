@@ -48,7 +48,7 @@ def find_outliers(rows: pd.DataFrame, metrics: pd.DataFrame, statistic: str) -> 
     rows : DataFrame
         The long table.
     metrics : DataFrame
-        Of :class:`qsmprep.cohort.quality.Quality`.
+        Of :class:`qsmprep.reports.quality.Quality`.
     statistic : str
         Statistic of the regions.
     """

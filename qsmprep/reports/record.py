@@ -61,6 +61,8 @@ class Metric:
         The stage of the page it is shown with; see :mod:`qsmprep.reports.definitions`.
     key : str
         Its name in tables, such as ``rim_ratio_tv``.
+    remedy : str
+        What to do where it is outside of the limits.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Metric:
     high: float | None = None
     stage: str = ""
     key: str = ""
+    remedy: str = ""
 
     @property
     def known(self) -> bool:
@@ -89,7 +92,7 @@ class Metric:
 
     @property
     def concern(self) -> str:
-        """Why a person should look, empty when nothing is wrong."""
+        """Why a person should look, and what to do; empty when nothing is wrong."""
         if not self.limits:
             return ""
         if not self.known:
@@ -98,7 +101,8 @@ class Metric:
         below = self.low is not None and value < self.low
         if below or (self.high is not None and value > self.high):
             unit = f" {self.unit}" if self.unit else ""
-            return f"{self.name} is {value:.4g}{unit} ({self.limits} expected)"
+            remedy = f": {self.remedy}" if self.remedy else ""
+            return f"{self.name} is {value:.4g}{unit} ({self.limits} expected){remedy}"
         return ""
 
 

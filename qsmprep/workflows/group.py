@@ -13,8 +13,8 @@ from qsmprep.bids.entities import natural_key
 from qsmprep.cohort import models, outliers, tables
 from qsmprep.cohort.collect import Cohort, collect_cohort, folders
 from qsmprep.cohort.formula import default_formula, names_in
-from qsmprep.cohort.quality import Quality, read_quality
 from qsmprep.errors import InvalidBIDSError, MissingFileError
+from qsmprep.reports.quality import Quality, read_quality
 from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
 from qsmprep.workflows.group_quality import write_quality

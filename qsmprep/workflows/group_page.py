@@ -11,12 +11,12 @@ import pandas as pd
 from qsmprep.bids.names import safe_label
 from qsmprep.cohort.models import FAMILY
 from qsmprep.cohort.normative import IronLine, fit_iron_line
-from qsmprep.cohort.quality import Quality
 from qsmprep.cohort.tables import write_frame
 from qsmprep.core.bibliography import cite
 from qsmprep.core.iron import HALLGREN_SOURANDER
 from qsmprep.reports import cohort_graphs as graphs
 from qsmprep.reports.cohort_page import Chapter, CohortPage, Plot, Table, write_cohort_page
+from qsmprep.reports.quality import Quality
 from qsmprep.version import qsmprep_version
 from qsmprep.workflows.group import FILES, GroupResult
 from qsmprep.workflows.group_quality import outlier_chapter, quality_chapter
@@ -90,7 +90,7 @@ def _summary(result: GroupResult) -> Chapter:
         "region of each map; regions without a voxel are left out. Long table: "
         f"`{FILES['long']}`; wide table: `{FILES['wide']}`; all coefficients: `{FILES['models']}`.",
     )
-    table = Table("Participants", ("", "value"), tuple(counts), FILES["participants"])
+    table = Table("Participants", ("what", "value"), tuple(counts), FILES["participants"])
     return Chapter("summary", "Summary", text, tuple(warnings), (table,))
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from qsmprep.cohort import quality
 from qsmprep.cohort.tables import write_frame
 from qsmprep.reports import cohort_graphs as graphs
+from qsmprep.reports import quality
 from qsmprep.reports.cohort_page import Chapter, Link, Plot, Table
 
 QUALITY_FILE = "group_qc.tsv"
@@ -30,7 +30,7 @@ def quality_chapter(metrics: pd.DataFrame, flagged: pd.DataFrame, out_dir: Path)
     Parameters
     ----------
     metrics : DataFrame
-        Of :class:`qsmprep.cohort.quality.Quality`.
+        Of :class:`qsmprep.reports.quality.Quality`.
     flagged : DataFrame
         From :func:`qsmprep.cohort.outliers.find_outliers`.
     out_dir : Path

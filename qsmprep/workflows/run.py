@@ -23,7 +23,6 @@ from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
 
 if TYPE_CHECKING:
-    from qsmprep.workflows.engine import StepState
     from qsmprep.workflows.pages import Result
 
 
@@ -106,6 +105,7 @@ def _compute(settings: Settings, found: Preflight, log_dir: Path) -> int:
     from qsmprep.workflows import engine, pages
     from qsmprep.workflows.base import init_qsmprep_wf, write_graph
     from qsmprep.workflows.boilerplate import write_boilerplate
+    from qsmprep.workflows.progress import Progress
     from qsmprep.workflows.regions import plan_segmentations
 
     found = plan_segmentations(found, settings)
@@ -120,29 +120,10 @@ def _compute(settings: Settings, found: Preflight, log_dir: Path) -> int:
     if settings.boilerplate_only:
         print(f"Methods text: {log_dir / 'CITATION.md'}")
         return 0
-    progress = Progress(sum("." in name for name in workflow.list_node_names()))
-    outcome = engine.execute(workflow, settings, progress.tell)
+    with Progress(f"{workflow.name}.{name}" for name in workflow.list_node_names()) as progress:
+        outcome = engine.execute(workflow, settings, progress.tell)
     results = pages.write_pages(settings, found, grids, outcome, log_dir)
     return summarise(results, found, outcome.out_of_memory)
-
-
-class Progress:
-    """One line for every step that ends, with the share done."""
-
-    def __init__(self, n_steps: int) -> None:
-        self.total = n_steps
-        self.done = 0
-
-    def tell(self, step: StepState) -> None:
-        """Say that a step ended; drawing and writing are counted, but not worth a line unless they fail."""
-        self.done += 1
-        _, branch, name = step.name.split(".", 2)
-        failed = step.status != "end"
-        if name.startswith(("publish_", "report_")) and not failed:
-            return
-        share = 100 * self.done // max(self.total, 1)
-        word = "FAILED" if failed else "done"
-        print(f"[{share:3d} %] {branch.removesuffix('_wf')} {name} {word} ({step.seconds:.1f} s)", flush=True)
 
 
 def summarise(results: list[Result], found: Preflight, out_of_memory: bool) -> int:
