@@ -55,6 +55,7 @@ class Settings:
     parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
     segmentation: str = "auto"
     atlas: tuple[Path, ...] = ()
+    template_maps: bool = False
     coregistration: str = METHODS.names("coregistration")[0]
     roi: str = METHODS.names("roi")[0]
     formula: str = ""
@@ -90,6 +91,8 @@ class Settings:
         after = [("reference", self.reference), ("roi", self.roi)]
         made = ("nuclei", "unetr") if self.segmentation == "unetr" else ("segmentation", "atlas")
         after += [("coregistration", self.coregistration), made]
+        if self.template_maps and made[0] == "nuclei":
+            after.append(("segmentation", "atlas"))
         return [*before, *(("inversion", name) for name in self.inversions), *after]
 
     def params(self, step: str, name: str) -> Any:

@@ -23,6 +23,11 @@ def add_region_options(group: argparse._ArgumentGroup) -> None:
         metavar=("FILE", "LABELS.tsv"),
         help="labels in the space of the MNI152 template and their table (default: the embedded atlas)",
     )
+    group.add_argument(
+        "--template-maps",
+        action="store_true",
+        help="susceptibility also in the space of the MNI152 template, 1 mm; the group level averages these maps",
+    )
 
 
 def add_group_options(group: argparse._ArgumentGroup) -> None:

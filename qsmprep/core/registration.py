@@ -91,12 +91,15 @@ class Normalised:
         Correlation of grey values within the brain, -1 to 1.
     transforms : tuple of Path
         Warp and affine of ANTs, in the order in which it takes them.
+    inverse_warp : Path
+        Inverse of the warp.
     """
 
     labels: Labels
     dice: float
     correlation: float
     transforms: tuple[Path, ...]
+    inverse_warp: Path
 
 
 def register_rigid(
@@ -214,7 +217,7 @@ def normalise(
     dice = overlap(carried, brain)
     both = brain & carried
     correlation = float(np.corrcoef(there[both], fixed.data[both])[0, 1]) if both.sum() > 100 else 0.0
-    return Normalised(np.rint(labels).astype(np.int32), dice, correlation, transforms)
+    return Normalised(np.rint(labels).astype(np.int32), dice, correlation, transforms, Path(found["invtransforms"][-1]))
 
 
 def overlap(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:

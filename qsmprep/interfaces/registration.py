@@ -174,6 +174,7 @@ class AtlasLabelsOutputSpec(TraitedSpec):
     labels = File()
     table = File()
     warp = File()
+    inverse_warp = File()
     linear = File()
     info = File()
 
@@ -213,6 +214,7 @@ class AtlasLabels(base.Step):
             "labels": str(folder / "labels.nii"),
             "table": str(write_label_table(regions.values(), folder / "labels.tsv")),
             "warp": str(found.transforms[0]),
+            "inverse_warp": str(found.inverse_warp),
             "linear": str(found.transforms[-1]),
             "info": base.save_info(folder, info),
         }

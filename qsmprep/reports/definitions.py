@@ -83,6 +83,11 @@ FIGURES: dict[str, FigureDefinition] = {
         "has everything.",
         graph=True,
     ),
+    "template": FigureDefinition(
+        "Template space, {name}",
+        "Susceptibility map ({name}) in the space of the MNI152 template with the outlines of the atlas.",
+        "The outlines are those of the atlas in its own place: nuclei beside them mean that the registration failed.",
+    ),
     "histogram": FigureDefinition(
         "Distribution of susceptibility",
         "Histogram of susceptibility in the QSM mask, one line for each inversion.",

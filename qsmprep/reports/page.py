@@ -42,6 +42,7 @@ SECTIONS = (
     ("r2star", "R2*", ("r2star",)),
     ("swi", "Susceptibility-weighted image", ("swi",)),
     ("roi", "Regions of interest", ("regions", "roi")),
+    ("template", "Template space", ("template",)),
     ("distribution", "Distribution and rim", ("histogram", "rim")),
     ("consistency", "Data consistency", ("consistency", "kernel")),
 )

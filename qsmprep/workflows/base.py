@@ -16,6 +16,7 @@ from qsmprep.workflows.acquisition import init_acquisition_wf
 from qsmprep.workflows.outputs import add_outputs
 from qsmprep.workflows.regions import add_regions
 from qsmprep.workflows.stages import add_stage_reports
+from qsmprep.workflows.template import add_template_maps
 
 WORKFLOW_NAME = "qsmprep_wf"
 
@@ -42,6 +43,7 @@ def init_qsmprep_wf(
         add_outputs(branch, acquisition, grid, settings)
         add_stage_reports(branch, acquisition, settings)
         add_regions(branch, acquisition, settings, (segmentations or {}).get(acquisition.key, ()))
+        add_template_maps(branch, acquisition, settings)
         workflow.add_nodes([branch])
     return workflow
 

@@ -28,6 +28,7 @@ from qsmprep.workflows.base import WORKFLOW_NAME
 from qsmprep.workflows.boilerplate import render
 from qsmprep.workflows.engine import Outcome, StepState, why
 from qsmprep.workflows.regions import regions_text
+from qsmprep.workflows.template import template_text
 
 REPORTED_VERSIONS = ("nipype", "torch", "numpy", "scipy", "nibabel", "scikit-image", "numba")
 
@@ -177,6 +178,7 @@ def gather(branch: str, outcome: Outcome, out_dir: Path, log_dir: Path) -> Gathe
         "kernel",
         "regions",
         "roi",
+        "template",
     )
     result.figures.sort(key=lambda figure: order.index(figure.stage) if figure.stage in order else len(order))
     return result
@@ -207,7 +209,11 @@ def make_record(
     verdict: Verdict, acquisition: Acquisition, grid: Grid, settings: Settings, gathered: Gathered
 ) -> rec.AcquisitionRecord:
     """Put everything the page says of an acquisition together."""
-    text, references = render(methods_text(acquisition, settings) + regions_text(verdict.segmentations, settings))
+    text, references = render(
+        methods_text(acquisition, settings)
+        + regions_text(verdict.segmentations, settings)
+        + template_text(acquisition, settings)
+    )
     return rec.AcquisitionRecord(
         key=acquisition.key,
         subject=acquisition.subject,

@@ -25,6 +25,7 @@ from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
 from qsmprep.workflows.segment import Source, add_source, atlas_files, check_segmentation
 from qsmprep.workflows.stages import stage_node
+from qsmprep.workflows.template import NOTHING_TO_REGISTER, can_reach_template
 
 
 def plan_segmentations(found: Preflight, settings: Settings) -> Preflight:
@@ -38,6 +39,8 @@ def plan_segmentations(found: Preflight, settings: Settings) -> Preflight:
     check_segmentation(settings)
     verdicts = []
     for verdict in found.verdicts:
+        if verdict.acquisition is not None and settings.template_maps and not can_reach_template(verdict.acquisition):
+            verdict = dataclasses.replace(verdict, warnings=(*verdict.warnings, NOTHING_TO_REGISTER))
         if verdict.acquisition is not None and settings.segmentation != "none":
             chosen, notes = _choose(verdict.acquisition, read_header(verdict.acquisition.files[0]), settings)
             verdict = dataclasses.replace(verdict, warnings=(*verdict.warnings, *notes), segmentations=chosen)

@@ -84,13 +84,17 @@ def check_segmentation(settings: Settings) -> None:
     MissingFileError, DataError
         When FSL or a network's weights are not there, or the atlas or its table cannot be read.
     """
-    if settings.atlas and settings.segmentation != "atlas":
-        raise UsageError("`--atlas` is only used with `--segmentation atlas`", remedy="add it, or leave --atlas out")
+    needs_atlas = settings.segmentation == "atlas" or settings.template_maps
+    if settings.atlas and not needs_atlas:
+        raise UsageError(
+            "`--atlas` is only used with `--segmentation atlas` or `--template-maps`",
+            remedy="add one of them, or leave --atlas out",
+        )
     if settings.atlas and len(settings.atlas) != 2:
         raise UsageError("`--atlas` takes two files", expected="FILE LABELS.tsv")
     if settings.segmentation == "first":
         find_fsl("run_first_all")
-    if settings.segmentation == "atlas":
+    if needs_atlas:
         atlas, table = atlas_files(settings)
         read_header(atlas)
         read_label_table(table)
@@ -164,7 +168,24 @@ def _coregistration(workflow: LiterateWorkflow, acquisition: Acquisition, settin
     return node
 
 
+def template_nodes(
+    workflow: LiterateWorkflow, acquisition: Acquisition, settings: Settings
+) -> tuple[pe.Node, pe.Node | None]:
+    """The node that registers the template, and the one that finds the gradient echo in the T1w image, if there is one.
+
+    Each is made where the graph does not have it yet.
+    """
+    matrix = _coregistration(workflow, acquisition, settings) if acquisition.t1w is not None else None
+    return workflow.get_node("atlas") or _atlas_node(workflow, acquisition, settings), matrix
+
+
 def _atlas(workflow: LiterateWorkflow, acquisition: Acquisition, settings: Settings, matrix: pe.Node | None) -> Source:
+    """Labels of the atlas."""
+    node = _atlas_node(workflow, acquisition, settings)
+    return Source((node, "labels"), (node, "table"), matrix)
+
+
+def _atlas_node(workflow: LiterateWorkflow, acquisition: Acquisition, settings: Settings) -> pe.Node:
     """The node that brings the atlas to the T1w image, or to the magnitude where there is none."""
     atlas, table = atlas_files(settings)
     node = pe.Node(
@@ -190,7 +211,7 @@ def _atlas(workflow: LiterateWorkflow, acquisition: Acquisition, settings: Setti
     pair = {"from_": "MNI152NLin2009aSym", "to": where}
     for output, extension in (("warp", ".nii.gz"), ("linear", ".mat")):
         _publish(workflow, node, output, acquisition, settings, pair, extension)
-    return Source((node, "labels"), (node, "table"), matrix)
+    return node
 
 
 def _publish(

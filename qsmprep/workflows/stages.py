@@ -18,6 +18,7 @@ from niworkflows.engine.workflows import LiterateWorkflow
 from qsmprep.bids.acquisition import Acquisition
 from qsmprep.bids.names import derivative_path
 from qsmprep.core.kernel import check_kernel
+from qsmprep.core.labels import sample_labels
 from qsmprep.core.methods import METHODS
 from qsmprep.core.units import hz_per_ppm
 from qsmprep.interfaces import base
@@ -250,6 +251,16 @@ def stage_roi(inputs: Any, board: Board) -> None:
     board.tables += [dataclasses.asdict(regions.table_of(inputs.label, name, rows)) for name, rows in tables.items()]
 
 
+def stage_template(inputs: Any, board: Board) -> None:
+    """A map in template space with the outlines of the atlas: whether the registration fits."""
+    from qsmprep.reports import regions
+
+    chi, image = base.load(inputs.chi_ppm)
+    atlas, own = base.load(inputs.labels, dtype=np.int32)
+    labels = sample_labels(atlas, own.affine, chi.shape, image.affine)
+    regions.plot_regions(chi, labels, image.affine, base.load_mask(inputs.mask), board.figure("template", inputs.label))
+
+
 STAGES: dict[str, Callable[[Any, Board], None]] = {
     "magnitude": stage_magnitude,
     "phase": stage_phase,
@@ -260,6 +271,7 @@ STAGES: dict[str, Callable[[Any, Board], None]] = {
     "chi": stage_chi,
     "compare": stage_compare,
     "roi": stage_roi,
+    "template": stage_template,
 }
 
 WIRES: dict[str, tuple[tuple[str, str, str], ...]] = {
