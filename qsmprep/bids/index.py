@@ -19,8 +19,8 @@ IMAGE_EXTENSIONS = (".nii.gz", ".nii")
 DATATYPE = "anat"
 """The folder in which gradient-echo images, T1w and masks are found."""
 
-MAX_INTEGER = 2**63 - 1
-"""The largest number that the index can be asked for; no file has a larger one in it."""
+MAX_DIGITS = 18
+"""Digits of the largest number that the index, which has 64 bits for one, is asked for."""
 
 _INDICES = ("run", "echo", "flip", "inv", "split", "chunk")
 
@@ -95,9 +95,9 @@ def find(layout: BIDSLayout, entities: Mapping[str, Any]) -> tuple[Path, ...]:
     """
     query = {entity_name(name): _query_value(value) for name, value in entities.items()}
     for name, value in query.items():
-        if isinstance(value, list) and any(map(_too_large, value)):
-            query[name] = value = [item for item in value if not _too_large(item)]
-        if value == [] or _too_large(value):
+        if isinstance(value, list) and any(map(_unaskable, value)):
+            query[name] = value = [item for item in value if not _unaskable(item)]
+        if value == [] or _unaskable(value):
             return ()
     if "extension" in query:
         query["extension"] = [e if e[:1] == "." else f".{e}" for e in _listed(query["extension"])]
@@ -157,9 +157,15 @@ def _ignored(root: Path, participants: Collection[str]) -> list[re.Pattern[str]]
     return [re.compile(pattern) for pattern in patterns]
 
 
-def _too_large(value: Any) -> bool:
-    """Whether the index cannot even be asked for a number, given as such or as text."""
-    return (isinstance(value, int) or (isinstance(value, str) and value.isdecimal())) and abs(int(value)) > MAX_INTEGER
+def _unaskable(value: Any) -> bool:
+    """Whether the index cannot even be asked for a value: a number beyond 64 bits, or text that is no Unicode."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return True
+        return value.isdecimal() and len(value.lstrip("0")) > MAX_DIGITS
+    return isinstance(value, int) and abs(value) >= 10**MAX_DIGITS
 
 
 def _listed(value: Any) -> list[Any]:

@@ -81,7 +81,7 @@ class Sidecar:
     parameters : mapping or dataclass
         All parameters of the method.
     b0_dir : tuple of float or None
-        Direction of the static field in the voxel axes.
+        Direction of the static field in the voxel axes; it has none after a warp to a ``space``.
     susceptibility_reference : str or None
         Region whose mean is zero.
     iterations, converged : int, bool or None
@@ -221,7 +221,7 @@ def _check_required(sidecar: Sidecar, suffix: str, given: Mapping[str, Any]) -> 
         missing += [
             name
             for name in ("algorithm", "parameters", "b0_dir", "susceptibility_reference")
-            if getattr(sidecar, name) is None
+            if getattr(sidecar, name) is None and not (name == "b0_dir" and "space" in given)
         ]
     if given.get("part") == "phase" and sidecar.units not in ("rad", "arbitrary"):
         missing.append("units")

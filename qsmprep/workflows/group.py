@@ -18,6 +18,7 @@ from qsmprep.reports.quality import Quality, read_quality
 from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
 from qsmprep.workflows.group_quality import write_quality
+from qsmprep.workflows.group_template import Family, find_maps
 
 FILES = {
     "long": "group_roi.tsv",
@@ -46,6 +47,7 @@ class GroupResult:
     quality: Quality
     statistic: str
     notes: tuple[str, ...] = ()
+    maps: tuple[Family, ...] = ()
 
 
 def run_group(settings: Settings) -> int:
@@ -90,7 +92,8 @@ def analyse(settings: Settings) -> GroupResult:
     found = read_quality(settings.out_dir, _people(settings), settings.sessions)
     fitted = models.fit_models(cohort.rows, formula, statistic, columns)
     flagged = outliers.find_outliers(cohort.rows, found.metrics, statistic)
-    return GroupResult(cohort, fitted, flagged, found, statistic, (*cohort.notes, *notes, *found.problems))
+    maps = tuple(find_maps(settings.out_dir, _people(settings), settings.sessions))
+    return GroupResult(cohort, fitted, flagged, found, statistic, (*cohort.notes, *notes, *found.problems), maps)
 
 
 def _people(settings: Settings) -> list[str]:
@@ -110,7 +113,8 @@ def _quality_only(settings: Settings, error: MissingFileError) -> int:
     from qsmprep.workflows.group_page import write_quality_page
 
     found = read_quality(settings.out_dir, _people(settings), settings.sessions)
-    if found.metrics.empty:
+    maps = find_maps(settings.out_dir, _people(settings), settings.sessions)
+    if found.metrics.empty and not maps:
         raise error
     flagged = outliers.find_outliers(pd.DataFrame(), found.metrics, settings.roi_statistic)
     reason = f"{error.what}: there are no regions and no models. Do: {error.remedy}."
@@ -119,7 +123,7 @@ def _quality_only(settings: Settings, error: MissingFileError) -> int:
     tables.write_frame(flagged, settings.out_dir / FILES["outliers"], outliers.COLUMNS)
     for text in (reason, *found.problems):
         print(f"warning: {text}", file=sys.stderr)
-    print(f"Report: {write_quality_page(found, flagged, reason, settings.out_dir)}")
+    print(f"Report: {write_quality_page(found, flagged, maps, reason, settings.out_dir)}")
     return 0
 
 

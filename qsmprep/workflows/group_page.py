@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from qsmprep.reports.quality import Quality
 from qsmprep.version import qsmprep_version
 from qsmprep.workflows.group import FILES, GroupResult
 from qsmprep.workflows.group_quality import outlier_chapter, quality_chapter
+from qsmprep.workflows.group_template import Family, template_chapter
 
 FIGURES = "figures"
 MAX_PANELS = 12
@@ -62,10 +64,14 @@ def write_page(result: GroupResult, out_dir: Path) -> Path:
         chapter, iron = _family(result, family, rows, out_dir, f"m{number}")
         chapters.append(chapter)
         cited += ["hallgren1958"] if iron else []
+    maps, unread = template_chapter(list(result.maps), out_dir)
+    chapters += [maps] if maps else []
+    if unread:
+        chapters[0] = dataclasses.replace(chapters[0], warnings=(*chapters[0].warnings, *unread))
     chapter = quality_chapter(result.quality.metrics, result.outliers, out_dir)
     chapters += [chapter] if chapter else []
     chapters.append(outlier_chapter(result.outliers, FILES["outliers"], out_dir))
-    level = "check" if result.cohort.missing or result.cohort.problems or len(result.outliers) else "ok"
+    level = "check" if unread or result.cohort.missing or result.cohort.problems or len(result.outliers) else "ok"
     page = CohortPage("Cohort", level, qsmprep_version(), tuple(chapters), tuple(cite(dict.fromkeys(cited))))
     return write_cohort_page(page, out_dir)
 
@@ -232,19 +238,23 @@ def _numbers(frame: pd.DataFrame, file: str, out_dir: Path) -> str:
     return name
 
 
-def write_quality_page(found: Quality, flagged: pd.DataFrame, reason: str, out_dir: Path) -> Path:
-    """Draw the metrics of quality control and write ``group.html`` with nothing else.
+def write_quality_page(found: Quality, flagged: pd.DataFrame, maps: list[Family], reason: str, out_dir: Path) -> Path:
+    """Draw the metrics of quality control and the maps in template space, and write ``group.html`` with nothing else.
 
     Parameters
     ----------
     found : Quality
     flagged : DataFrame
         From :func:`qsmprep.cohort.outliers.find_outliers`.
+    maps : list of Family
+        From :func:`qsmprep.workflows.group_template.find_maps`.
     reason : str
         Why there is nothing else.
     out_dir : Path
     """
-    summary = Chapter("summary", "Summary", (), (reason, *found.problems))
+    mean, unread = template_chapter(maps, out_dir)
+    summary = Chapter("summary", "Summary", (), (reason, *found.problems, *unread))
     chapter = quality_chapter(found.metrics, flagged, out_dir)
-    chapters = (summary, *((chapter,) if chapter else ()), outlier_chapter(flagged, FILES["outliers"], out_dir))
+    parts = tuple(part for part in (mean, chapter) if part is not None)
+    chapters = (summary, *parts, outlier_chapter(flagged, FILES["outliers"], out_dir))
     return write_cohort_page(CohortPage("Cohort", "check", qsmprep_version(), chapters), out_dir)

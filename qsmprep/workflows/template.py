@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow
 
@@ -75,9 +77,10 @@ def _publish(
         ("chi_ppm", "Chimap", name, f"Magnetic susceptibility ({title}), resampled to the MNI152 template"),
         ("mask", "mask", f"{name}qsm", f"Where susceptibility ({title}) is defined, on the MNI152 template"),
     ):
-        says = {"mask_type": "ROI"} if suffix == "mask" else {"skull_stripped": True}
+        says: dict[str, Any] = {"mask_type": "ROI"} if suffix == "mask" else {"skull_stripped": True}
         if suffix == "Chimap":
-            says |= {"algorithm": title, "susceptibility_reference": settings.reference}
+            parameters = settings.params("inversion", name)
+            says |= {"algorithm": title, "parameters": parameters, "susceptibility_reference": settings.reference}
         entities = {"space": NAME, "desc": desc}
         publish = pe.Node(
             Publish(

@@ -226,9 +226,9 @@ def test_filter_file(tmp_path):
     ] == [2]
 
 
-def test_filter_by_a_number_that_no_index_holds(tmp_path):
+def test_filter_by_what_no_index_can_be_asked_for(tmp_path):
     raw = make_dataset(tmp_path, entities="run-1")
-    for value in (10**30, str(10**30), [10**30]):
+    for value in (10**30, str(10**30), [10**30], "\ud800", "1" * 5000):
         filters = {query: {"run": value} for query in ("qsm_mag", "qsm_phase")}
         (verdict,) = preflight(raw, Selection(filters=filters)).verdicts
         assert "leaves no gradient-echo image" in verdict.problems[0].what
