@@ -44,6 +44,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--group-effect", type=float, default=0.0, help="share of deep grey iron that patients have more"
     )
     parser.add_argument(
+        "--effect-in",
+        nargs="*",
+        default=(),
+        metavar="NUCLEUS",
+        help="nuclei that have it, such as pallidum; all if none",
+    )
+    parser.add_argument(
         "--lesions", nargs="*", default=(), choices=("calcification", "haemorrhage"), help="of patients"
     )
     parser.add_argument("--name", default="Simulated gradient-echo heads", help="name of the data set")
@@ -88,6 +95,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         vendor=options.vendor,
         t1w_mm=options.t1w_mm,
         group_effect=options.group_effect,
+        effect_in=tuple(options.effect_in),
         lesions=tuple(options.lesions),
         age_years=tuple(options.age),
         name=options.name,

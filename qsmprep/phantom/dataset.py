@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from qsmprep.core.units import hz_per_ppm
-from qsmprep.errors import CannotWriteError, UsageError
+from qsmprep.errors import CannotWriteError, DataError, UsageError
 from qsmprep.phantom import text
 from qsmprep.phantom.anatomy import LABELS
 from qsmprep.phantom.nifti import write_bytes, write_nifti
@@ -48,6 +48,8 @@ class Plan:
         Voxel size of a T1-weighted image, or 0 for none.
     group_effect : float
         Patients have this much more iron in the deep grey nuclei (0.1: ten per cent).
+    effect_in : tuple of str
+        In these nuclei only; all by default.
     lesions : tuple of str
         Lesions of the patients.
     age_years : (2,) tuple of float
@@ -66,6 +68,7 @@ class Plan:
     lesions: tuple[str, ...] = ()
     age_years: tuple[float, float] = (22.0, 78.0)
     name: str = "Simulated gradient-echo heads"
+    effect_in: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.suffix not in ("MEGRE", "T2starw"):
@@ -83,6 +86,10 @@ class Plan:
             raise UsageError(f"a T1-weighted voxel of {self.t1w_mm} mm", expected="0 (none), or 0.2 to 10 mm")
         if self.n_subjects < 1:
             raise UsageError(f"{self.n_subjects} subjects are asked for", expected="at least one")
+        try:
+            Person(gain_in=self.effect_in)
+        except DataError as error:
+            raise UsageError(error.what, expected=error.expected) from None
 
     def people(self) -> list[Person]:
         """The participants; controls and patients alternate, and both have as many men as women."""
@@ -93,7 +100,8 @@ class Plan:
             age = float(np.round(rng.uniform(*self.age_years)))
             sex = "MFFM"[i % 4]
             gain = 1.0 + self.group_effect * patient
-            people.append(Person(age, sex, ("control", "patient")[patient], gain, self.lesions if patient else ()))
+            lesions = self.lesions if patient else ()
+            people.append(Person(age, sex, ("control", "patient")[patient], gain, lesions, self.effect_in))
         return people
 
     def label(self, i: int) -> str:

@@ -31,6 +31,8 @@ class Person:
         ``control`` or ``patient``.
     iron_gain : float
         Factor on the iron of the deep grey nuclei (the effect of group).
+    gain_in : tuple of str
+        The nuclei that have it, names of ``TISSUES``; all deep grey nuclei by default.
     lesions : tuple of str
         Any of ``calcification`` and ``haemorrhage``.
     """
@@ -40,6 +42,7 @@ class Person:
     group: str = "control"
     iron_gain: float = 1.0
     lesions: tuple[str, ...] = ()
+    gain_in: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.sex not in _HEAD_SIZE or not self.age_years >= 0:
@@ -47,6 +50,10 @@ class Person:
         wrong = set(self.lesions) - {"calcification", "haemorrhage"}
         if wrong:
             raise DataError(f"unknown lesions {sorted(wrong)}", expected="calcification or haemorrhage")
+        wrong = {name for name in self.gain_in if not (name in TISSUES and TISSUES[name].deep)}
+        if wrong:
+            deep = ", ".join(name for name, tissue in TISSUES.items() if tissue.deep)
+            raise DataError(f"no deep grey nucleus is called {', '.join(sorted(wrong))}", expected=f"some of {deep}")
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,8 @@ class Subject:
         iron = 0.0
         if base.iron is not None:
             iron = base.iron.at(self.person.age_years) * self.factors.get(label, 1.0)
-            iron *= self.person.iron_gain if base.deep else 1.0
+            gains = base.deep and tissue in (self.person.gain_in or (tissue,))
+            iron *= self.person.iron_gain if gains else 1.0
         values = (
             base.chi_ppm + CHI_PPM_PER_IRON * iron,
             base.r2star_hz + R2STAR_HZ_PER_IRON_3T * iron * (b0_t / 3.0),

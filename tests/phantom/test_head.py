@@ -82,6 +82,17 @@ def test_iron_grows_with_age_and_group():
     assert stronger["r2star_hz"] > young["r2star_hz"]
 
 
+def test_the_effect_may_be_in_some_nuclei_only():
+    healthy, ill = Person(25, "F"), Person(25, "F", "patient", 1.2, gain_in=("pallidum",))
+    for nucleus, differs in (("pallidum", True), ("putamen", False)):
+        values = [draw_subject(person, (1, 1)).properties("x", nucleus, 3.0)["chi_ppm"] for person in (healthy, ill)]
+        assert (values[1] > values[0]) == differs
+    with pytest.raises(DataError, match="palidum"):
+        Person(gain_in=("palidum",))
+    with pytest.raises(DataError, match="white"):
+        Person(gain_in=("white",))
+
+
 def test_lesions_are_drawn_where_asked():
     person = Person(60, "F", "patient", 1.0, ("calcification", "haemorrhage"))
     head = head_on(draw_subject(person, (3, 1)), "RAS", voxel_mm=(2.0, 2.0, 2.0))

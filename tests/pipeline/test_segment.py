@@ -15,10 +15,15 @@ import pytest
 from scans import AFFINE, SHAPE, head, write_cohort
 
 from qsmprep.bids.fsl import find_fsl
+from qsmprep.bids.preflight import preflight
 from qsmprep.cli.parser import parse_settings
+from qsmprep.core.grid import Grid
 from qsmprep.core.registration import Rigid
+from qsmprep.core.template import NAME
 from qsmprep.errors import DataError, MissingFileError, UsageError
-from qsmprep.interfaces.registration import AtlasLabels, BrainOf, First, judge_rigid
+from qsmprep.interfaces.registration import AtlasLabels, BrainOf, First, judge_rigid, template_brain
+from qsmprep.workflows.base import init_qsmprep_wf
+from qsmprep.workflows.regions import plan_segmentations
 from qsmprep.workflows.segment import check_segmentation
 
 STAND_IN = f"""#!{sys.executable}
@@ -174,6 +179,7 @@ def test_whole_run(method, fsl, tmp_path):
     nib.Nifti1Image(nib.load(path).get_fdata().astype(np.float32), turned @ AFFINE).to_filename(path)
     command = [sys.executable, "-m", "qsmprep.cli.main", str(raw), str(tmp_path / "out"), "participant"]
     command += ["-w", str(tmp_path / "work"), "--nprocs", "1", "--level", "minimal", "--inversion", "tkd"]
+    command += ["--template-maps"] * (method == "atlas")
     command += ["--background", "vsharp", "--segmentation", method, "--param", "atlas.voxel_mm=6", "atlas.min_dice=0.5"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -188,3 +194,36 @@ def test_whole_run(method, fsl, tmp_path):
     else:
         assert (out / "sub-01_from-MNI152NLin2009aSym_to-T1w_mode-image_xfm.nii.gz").exists()
         assert sum(int(row["n_voxels"]) > 0 for row in rows.values()) > 10
+        name = f"sub-01_space-{NAME}_desc-tkd_Chimap.nii.gz"
+        chi = nib.load(out / name)
+        template = template_brain()
+        assert chi.shape == template.data.shape
+        np.testing.assert_allclose(chi.affine, template.affine)
+        inside = np.asarray(nib.load(out / f"sub-01_space-{NAME}_desc-tkdqsm_mask.nii.gz").dataobj) > 0
+        assert (inside & (template.data > 0)).sum() > 0.7 * inside.sum()
+        assert np.abs(chi.get_fdata()[inside]).max() > 0.05
+        about = json.loads((out / name.replace(".nii.gz", ".json")).read_text())
+        assert about["Interpolation"] == "linear" and "B0Direction" not in about
+        assert (tmp_path / "out/sub-01/figures/sub-01_desc-templatetkd_qsm.png").exists()
+        html = (tmp_path / "out/sub-01.html").read_text()
+        assert "Template space" in html and "resampled to the space of the MNI152 template" in html
+
+
+@pytest.mark.parametrize("with_t1w", [True, False])
+@pytest.mark.parametrize("segmentation", ["none", "atlas", "unetr"])
+def test_graph_of_template_maps(tmp_path, segmentation, with_t1w):
+    """One registration whatever the segmentation, and the way from magnitude to T1w image where there is one."""
+    raw = write_cohort(tmp_path)
+    if with_t1w:
+        t1w(raw / "sub-01/anat/sub-01_T1w.nii.gz")
+    chosen = settings(tmp_path, "--segmentation", segmentation, "--template-maps", "--inversion", "tkd", "tgv")
+    found = plan_segmentations(preflight(raw), chosen)
+    (verdict,) = found.verdicts
+    unit = (verdict.acquisition, Grid(SHAPE, (4.0, 4.0, 4.0)))
+    workflow = init_qsmprep_wf([unit], chosen, {verdict.key: verdict.segmentations})
+    names = [name.rsplit(".", 1)[1] for name in workflow.list_node_names()]
+    assert names.count("atlas") == 1
+    assert names.count("coregister") == with_t1w
+    for wanted in ("template_tkd", "template_tgv", "report_templatetkd", "publish_template_tkd_Chimap"):
+        assert wanted in names
+    assert "resampled to the space of the MNI152 template" in workflow.visit_desc()
