@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -57,9 +58,10 @@ class Step(SimpleInterface):
         failure.unlink(missing_ok=True)
         limit_threads(self.inputs.num_threads)
         usage.forget_peak()
+        begun = time.monotonic()
         try:
             self._results.update(self.compute(folder))
-            usage.write_usage(folder)
+            usage.write_usage(folder, time.monotonic() - begun)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 _note(failure, error)

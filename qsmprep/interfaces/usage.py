@@ -1,4 +1,4 @@
-"""How much memory a step took: the peak of this process, set back before it and read after it."""
+"""What a step took: its time, and the peak of the memory of this process, set back before it and read after it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def peak_mb() -> float | None:
     return next((float(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:")), None)
 
 
-def write_usage(folder: Path) -> None:
-    """Leave the peak in the folder of a step; that it cannot be written is no failure of the step."""
+def write_usage(folder: Path, seconds: float) -> None:
+    """Leave time and peak in the folder of a step; that they cannot be written is no failure of the step."""
     peak = peak_mb()
-    if peak is not None:
-        with suppress(OSError):
-            (folder / USAGE_FILE).write_text(json.dumps({"peak_mb": round(peak, 1)}))
+    known = {"seconds": round(seconds, 4)} | ({} if peak is None else {"peak_mb": round(peak, 1)})
+    with suppress(OSError):
+        (folder / USAGE_FILE).write_text(json.dumps(known))
 
 
 def read_peak_mb(folder: Path | None) -> float | None:

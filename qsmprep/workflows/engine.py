@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import logging
 import multiprocessing as mp
@@ -22,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from nipype import config
-from nipype.pipeline.engine import Workflow
+from nipype.pipeline.engine import MapNode, Workflow
 from nipype.pipeline.plugins.linear import LinearPlugin
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin
 
 from qsmprep.bids.write import cannot_write
 from qsmprep.errors import OutOfMemoryError, QSMPrepError, UsageError
 from qsmprep.settings import Settings
+from qsmprep.workflows.dependencies import Dependencies
 
 PRELOAD = ("qsmprep.interfaces.phase", "qsmprep.interfaces.masks", "qsmprep.interfaces.inversion", "torch", "numba")
 """What the server that workers are forked from imports once. It never touches CUDA."""
@@ -94,6 +96,11 @@ class WatchedMultiProc(MultiProcPlugin):
             initargs=(Path.cwd(), level),
         )
         self.killed = False
+
+    def _generate_dependency_list(self, graph: Any) -> None:
+        super()._generate_dependency_list(graph)
+        if not any(isinstance(node, MapNode) for node in self.procs):
+            self.depidx = Dependencies(self.depidx)
 
     def _async_callback(self, args: Any) -> None:
         if args.cancelled():
@@ -215,6 +222,8 @@ def execute(workflow: Workflow, settings: Settings, tell: Callable[[StepState], 
             tell(step)
 
     plugin = _plugin(settings, watch)
+    gc.collect()
+    gc.freeze()  # the plugin collects garbage at every turn; all that is here now it need not look through
     try:
         with answering(interrupt, signal.SIGINT, signal.SIGTERM):
             workflow.run(plugin=plugin)
@@ -228,6 +237,7 @@ def execute(workflow: Workflow, settings: Settings, tell: Callable[[StepState], 
         if not outcome.failed() and not getattr(plugin, "killed", False):
             raise
     finally:
+        gc.unfreeze()
         if isinstance(plugin, WatchedMultiProc):
             plugin.pool.shutdown(wait=not (plugin.killed or signals), cancel_futures=True)
     outcome.out_of_memory = bool(getattr(plugin, "killed", False))
