@@ -29,6 +29,9 @@ AIR_MM = 14.0
 HEAD_SHARES = (0.2, 0.5)
 """Share of the brain's signal above which the head is; the second where ghosts of the first fill the air."""
 
+HULL_DIRECTIONS = 100
+"""Directions, spread over half of the sphere, in which the head is bounded."""
+
 MIN_AIR = 500
 """Fewest voxels of air of which a median is taken."""
 
@@ -151,16 +154,22 @@ def ghosting(magnitude: ArrayLike, mask: ArrayLike, grid: Grid) -> float:
 
 
 def _head(image: NDArray[np.float64], region: NDArray[np.bool_], above: float, grid: Grid) -> NDArray[np.bool_]:
-    """Convex hull, in steps of about 4 mm, of the brain and of all large parts of an image above a value."""
+    """About the convex hull, in steps of 4 mm, of the brain and of all large parts of an image above a value.
+
+    The hull is that of `HULL_DIRECTIONS` pairs of planes that touch what is inside.
+    """
     from scipy.ndimage import gaussian_filter, label
-    from skimage.morphology import convex_hull_image
 
     parts, _ = label((gaussian_filter(image, 1.0) > above) | region)
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
     large = (sizes > 0.01 * np.count_nonzero(region))[parts]
     step = tuple(max(1, round(4 / mm)) for mm in grid.voxel_mm)
-    hull = convex_hull_image(large[tuple(slice(None, None, n) for n in step)])
+    coarse = large[tuple(slice(None, None, n) for n in step)]
+    places = np.indices(coarse.shape).reshape(3, -1).T * (np.asarray(step) * np.asarray(grid.voxel_mm))
+    along = places @ _half_sphere(HULL_DIRECTIONS).T
+    seen = along[coarse.ravel()]
+    hull = np.all((along >= seen.min(axis=0)) & (along <= seen.max(axis=0)), axis=1).reshape(coarse.shape)
     for axis, n in enumerate(step):
         hull = np.repeat(hull, n, axis=axis)
     return np.asarray(hull[tuple(slice(0, n) for n in large.shape)] | large, bool)

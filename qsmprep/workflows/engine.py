@@ -170,7 +170,7 @@ def configure_nipype(settings: Settings, log_dir: Path) -> None:
                 "crashfile_format": "txt",
                 "hash_method": "content",
                 "stop_on_first_crash": str(settings.stop_on_first_crash).lower(),
-                "poll_sleep_duration": "0.05",
+                "poll_sleep_duration": "0.01",
                 "remove_unnecessary_outputs": "false",
                 "check_version": "false",
                 "create_report": "false",
