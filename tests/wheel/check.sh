@@ -44,4 +44,11 @@ for name in whqsm loopnet metaqsm qsminvnet conenet; do
     test -s "out/sub-01/anat/sub-01_desc-${name}_Chimap.nii.gz"
 done
 test -s out/sub-01.html && test -s out/group.html && test -s out/logs/CITATION.bib
+
+echo "== the demo"
+cp -r "$root/bids_examples" examples
+for name in cohort oblique; do
+    "${alone[@]}" qsmprep "examples/$name" "demo/$name" participant -w "demo_work/$name" --device cpu
+done
+test "$(find demo -maxdepth 2 -name 'sub-*.html' | wc -l)" = 3
 echo "== the wheel works"
