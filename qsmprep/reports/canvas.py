@@ -5,6 +5,7 @@ Only the object interface of matplotlib is used: no window, no global figure, sa
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -91,12 +92,17 @@ def save_strips(
     CannotWriteError
         When the folder or the file cannot be written.
     """
+    data, first = b"", _TRIES[0]
     for levels, dpi in _TRIES:
+        expected = len(data) * (dpi / first[1]) ** 2 * math.log(levels) / math.log(first[0])
+        if expected > 1.2 * max_bytes and (levels, dpi) != _TRIES[-1]:
+            continue  # it would hardly fit either
         maps = {strip.cmap for strip in strips}
         palette = np.concatenate([_colours(name, levels)(np.arange(levels))[:, :3] for name in sorted(maps)])
         data = encode_figure(draw_strips(view, box, strips, levels=levels, dpi=dpi), palette)
         if len(data) <= max_bytes:
             break
+        first = (levels, dpi)
     return write_png(data, out_file)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qsmprep.core.grid import Grid
 from qsmprep.errors import DataError
+from qsmprep.reports.qc import bounding_box, residual_wraps
 
 DARK = 0.15
 """Share of the median signal of the mask below which a voxel holds no tissue."""
@@ -96,6 +97,8 @@ def open_fraction(magnitude: ArrayLike, mask: ArrayLike, grid: Grid) -> float:
 
     region, image = _pair(magnitude, mask)
     voxel = np.asarray(grid.voxel_mm)
+    box = bounding_box(region, math.ceil((REACH_MM[1] + 2) / min(grid.voxel_mm)))
+    region, image = region[box], image[box]
     border = np.argwhere(region & ~binary_erosion(region, border_value=1))
     signed = distance_transform_edt(~region, sampling=voxel) - distance_transform_edt(region, sampling=voxel)
     smooth = gaussian_filter(signed, 4.0 / voxel)
@@ -177,8 +180,6 @@ def _head(image: NDArray[np.float64], region: NDArray[np.bool_], above: float, g
 
 def wrap_fraction(unwrapped_rad: ArrayLike, mask: ArrayLike) -> float:
     """Residual wraps (see :func:`qsmprep.reports.qc.residual_wraps`) for each voxel of the mask."""
-    from qsmprep.reports.qc import residual_wraps
-
     return residual_wraps(unwrapped_rad, mask) / float(np.count_nonzero(np.asarray(mask)))
 
 
