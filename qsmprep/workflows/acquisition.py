@@ -24,14 +24,11 @@ from qsmprep.interfaces.swi import MakeSWI
 from qsmprep.networks.card import find_weights
 from qsmprep.settings import Settings
 
-BYTES_PER_VOXEL = {"conform": 40, "unwrap": 80, "fieldmap": 120, "background": 400, "invert": 700}
-"""Memory of a node in bytes per voxel (and echo, for the first three); a nominal figure for the scheduler."""
-
 SEGMENTER_GB = 2.0
 """Memory of a segmentation network on one window."""
 
 
-def init_acquisition_wf(acquisition: Acquisition, settings: Settings, n_voxels: int) -> LiterateWorkflow:
+def init_acquisition_wf(acquisition: Acquisition, settings: Settings) -> LiterateWorkflow:
     """Build the graph that computes everything of one acquisition.
 
     Parameters
@@ -40,8 +37,6 @@ def init_acquisition_wf(acquisition: Acquisition, settings: Settings, n_voxels: 
         What there is.
     settings : Settings
         What is wanted.
-    n_voxels : int
-        Voxels of one echo, for the memory estimates.
 
     Returns
     -------
@@ -52,9 +47,8 @@ def init_acquisition_wf(acquisition: Acquisition, settings: Settings, n_voxels: 
         ``reference_<name>``. ``__desc__`` holds the methods text.
     """
     workflow = LiterateWorkflow(name=workflow_name(acquisition))
-    gb = n_voxels * len(acquisition.echoes) / 1e9
-    field_nodes = _field_part(workflow, acquisition, settings, gb)
-    _chi_part(workflow, acquisition, settings, n_voxels / 1e9, field_nodes)
+    field_nodes = _field_part(workflow, acquisition, settings)
+    _chi_part(workflow, acquisition, settings, field_nodes)
     workflow.__desc__ = methods_text(acquisition, settings)
     return workflow
 
@@ -64,19 +58,18 @@ def workflow_name(acquisition: Acquisition) -> str:
     return acquisition.key.replace("-", "_").replace("+", "_plus_") + "_wf"
 
 
-def _node(interface: Any, name: str, mem_gb: float, n_procs: int = 1) -> pe.Node:
-    node = pe.Node(interface, name=name, mem_gb=max(mem_gb, 0.3), n_procs=n_procs)
+def _node(interface: Any, name: str, n_procs: int = 1, mem_gb: float = 0.0) -> pe.Node:
+    """A node; what it needs more than ``mem_gb`` is set by :mod:`qsmprep.workflows.memory`."""
+    node = pe.Node(interface, name=name, mem_gb=mem_gb, n_procs=n_procs)
     node.interface.inputs.num_threads = n_procs
     return node
 
 
-def _field_part(
-    workflow: LiterateWorkflow, acquisition: Acquisition, settings: Settings, gb: float
-) -> dict[str, pe.Node]:
+def _field_part(workflow: LiterateWorkflow, acquisition: Acquisition, settings: Settings) -> dict[str, pe.Node]:
     """Echoes to field map, masks and relaxation."""
     te_s, threads = list(acquisition.te_s), settings.omp_nthreads
-    conform = _node(Conform(**_images(acquisition, settings)), "conform", gb * BYTES_PER_VOXEL["conform"])
-    brain = _brain_node(acquisition, settings, gb)
+    conform = _node(Conform(**_images(acquisition, settings)), "conform")
+    brain = _brain_node(acquisition, settings)
     artefacts = _node(
         CorrectPhase(
             te_s=te_s,
@@ -84,7 +77,6 @@ def _field_part(
             **_chosen(settings, "artefacts", settings.artefacts),
         ),
         "artefacts",
-        gb * BYTES_PER_VOXEL["conform"],
     )
     unwrap = _node(
         Unwrap(
@@ -94,18 +86,15 @@ def _field_part(
             **_chosen(settings, "unwrap", settings.unwrap),
         ),
         "unwrap",
-        gb * BYTES_PER_VOXEL["unwrap"],
     )
     fieldmap = _node(
         FitField(te_s=te_s, **_chosen(settings, "combine", settings.combine)),
         "fieldmap",
-        gb * BYTES_PER_VOXEL["fieldmap"],
         threads,
     )
     qsmmask = _node(
         QSMMask(as_given=acquisition.given_mask is not None, **_chosen(settings, "quality", settings.quality)),
         "qsmmask",
-        gb * BYTES_PER_VOXEL["conform"],
     )
     workflow.connect(
         [
@@ -124,18 +113,18 @@ def _field_part(
         ]
     )
     nodes = {"conform": conform, "brain": brain, "artefacts": artefacts, "fieldmap": fieldmap, "qsmmask": qsmmask}
-    _side_part(workflow, acquisition, settings, gb, nodes)
+    _side_part(workflow, acquisition, settings, nodes)
     return nodes
 
 
-def _brain_node(acquisition: Acquisition, settings: Settings, gb: float) -> pe.Node:
+def _brain_node(acquisition: Acquisition, settings: Settings) -> pe.Node:
     """The node that extracts the brain, or takes the mask that is given."""
     learned = METHODS.get("mask", settings.mask).learned
     brain = _node(
         BrainMask(**computed(settings, "mask", settings.mask)),
         "brain",
-        max(gb * BYTES_PER_VOXEL["conform"], SEGMENTER_GB * learned),
         settings.omp_nthreads if learned else 1,
+        SEGMENTER_GB * learned,
     )
     if acquisition.given_mask is not None:
         brain.inputs.given_mask = str(acquisition.given_mask)
@@ -143,7 +132,7 @@ def _brain_node(acquisition: Acquisition, settings: Settings, gb: float) -> pe.N
 
 
 def _side_part(
-    workflow: LiterateWorkflow, acquisition: Acquisition, settings: Settings, gb: float, nodes: dict[str, pe.Node]
+    workflow: LiterateWorkflow, acquisition: Acquisition, settings: Settings, nodes: dict[str, pe.Node]
 ) -> None:
     """What else comes of the echoes: relaxation (added to ``nodes``) and susceptibility-weighted images."""
     conform, brain, te_s = nodes["conform"], nodes["brain"], list(acquisition.te_s)
@@ -151,12 +140,11 @@ def _side_part(
         r2star = _node(
             FitR2Star(te_s=te_s, **_chosen(settings, "relaxometry", settings.relaxometry)),
             "r2star",
-            gb * BYTES_PER_VOXEL["conform"],
         )
         workflow.connect([(conform, r2star, [("magnitude", "magnitude")]), (brain, r2star, [("mask", "mask")])])
         nodes["r2star"] = r2star
     if makes_swi(acquisition, settings):
-        swi = _node(MakeSWI(te_s=te_s, **_chosen(settings, "swi", settings.swi)), "swi", gb * BYTES_PER_VOXEL["unwrap"])
+        swi = _node(MakeSWI(te_s=te_s, **_chosen(settings, "swi", settings.swi)), "swi")
         workflow.connect(
             [
                 (conform, swi, [("magnitude", "magnitude")]),
@@ -172,14 +160,13 @@ def makes_swi(acquisition: Acquisition, settings: Settings) -> bool:
 
 
 def _chi_part(
-    workflow: LiterateWorkflow, acquisition: Acquisition, settings: Settings, gb: float, nodes: dict[str, pe.Node]
+    workflow: LiterateWorkflow, acquisition: Acquisition, settings: Settings, nodes: dict[str, pe.Node]
 ) -> None:
     """Field map to susceptibility, once for every inversion."""
     b0_t, threads = acquisition.b0_t, settings.omp_nthreads
     background = _node(
         RemoveBackground(b0_t=b0_t, **placed(settings), **_chosen(settings, "background", settings.background)),
         "background",
-        gb * BYTES_PER_VOXEL["background"],
         threads,
     )
     workflow.connect(
@@ -196,12 +183,11 @@ def _chi_part(
                 **computed(settings, "inversion", name),
             ),
             f"invert_{name}",
-            gb * BYTES_PER_VOXEL["invert"],
             threads,
         )
         total = METHODS.get("inversion", name).takes == "total"
         masked = nodes["qsmmask"] if total else background
-        reference = _node(Reference(**_chosen(settings, "reference", settings.reference)), f"reference_{name}", gb * 20)
+        reference = _node(Reference(**_chosen(settings, "reference", settings.reference)), f"reference_{name}")
         workflow.connect(
             [
                 (nodes["fieldmap"], invert, [("field_hz", "local_hz")])

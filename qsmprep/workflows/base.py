@@ -11,8 +11,10 @@ from niworkflows.engine.workflows import LiterateWorkflow
 from qsmprep.bids.acquisition import Acquisition
 from qsmprep.bids.segmentations import Segmentation
 from qsmprep.core.grid import Grid
+from qsmprep.core.methods import METHODS
 from qsmprep.settings import Settings
 from qsmprep.workflows.acquisition import init_acquisition_wf
+from qsmprep.workflows.memory import Size, estimate_memory
 from qsmprep.workflows.outputs import add_outputs
 from qsmprep.workflows.regions import add_regions
 from qsmprep.workflows.stages import add_stage_reports
@@ -38,12 +40,14 @@ def init_qsmprep_wf(
         Segmentations by the key of their acquisition.
     """
     workflow = LiterateWorkflow(name=WORKFLOW_NAME, base_dir=str(settings.work_dir))
+    learned = frozenset(name for name in settings.inversions if METHODS.get("inversion", name).learned)
     for acquisition, grid in units:
-        branch = init_acquisition_wf(acquisition, settings, math.prod(grid.shape))
+        branch = init_acquisition_wf(acquisition, settings)
         add_outputs(branch, acquisition, grid, settings)
         add_stage_reports(branch, acquisition, settings)
         add_regions(branch, acquisition, settings, (segmentations or {}).get(acquisition.key, ()))
         add_template_maps(branch, acquisition, settings)
+        estimate_memory(branch, Size(math.prod(grid.shape), len(acquisition.echoes)), learned)
         workflow.add_nodes([branch])
     return workflow
 

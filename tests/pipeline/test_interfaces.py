@@ -113,7 +113,7 @@ def test_graph_of_every_suffix(tmp_path, suffix, te_s, turn_s):
     """Every input that is taken has names for its outputs; phase terms work over the shortest spacing."""
     acquisition = _acquisition(tmp_path, suffix, te_s)
     settings = Settings(tmp_path, tmp_path / "out", "participant", tmp_path / "work", inversions=("medi",))
-    graph = init_acquisition_wf(acquisition, settings, 1000)
+    graph = init_acquisition_wf(acquisition, settings)
     add_outputs(graph, acquisition, Grid((10, 10, 10), (1, 1, 1)), settings)
     assert graph.get_node("invert_medi").inputs.te_s == pytest.approx(turn_s)
 
@@ -123,7 +123,7 @@ def test_single_step_methods_take_the_total_field(tmp_path):
     acquisition = _acquisition(tmp_path, "MEGRE", (0.004, 0.01))
     words = {"inversions": ("tv", "tgv", "medi"), "parameters": {"medi": {"csf_weight": 0.1}}}
     settings = Settings(tmp_path, tmp_path / "out", "participant", tmp_path / "work", **words)
-    graph = init_acquisition_wf(acquisition, settings, 1000)
+    graph = init_acquisition_wf(acquisition, settings)
 
     def sources(name):
         edges = graph._graph.in_edges(graph.get_node(name), data=True)
@@ -137,9 +137,9 @@ def test_single_step_methods_take_the_total_field(tmp_path):
     assert "r2star_hz" not in sources("invert_tv")
     assert "took the total field" not in graph.__desc__
     alone = Settings(tmp_path, tmp_path / "out", "participant", tmp_path / "work", inversions=("tgv",))
-    assert "took the total field" in init_acquisition_wf(acquisition, alone, 1000).__desc__
+    assert "took the total field" in init_acquisition_wf(acquisition, alone).__desc__
     plain = Settings(tmp_path, tmp_path / "out", "participant", tmp_path / "work", inversions=("medi",))
-    graph = init_acquisition_wf(acquisition, plain, 1000)
+    graph = init_acquisition_wf(acquisition, plain)
     assert "r2star_hz" not in sources("invert_medi")
 
 
@@ -148,7 +148,7 @@ def test_no_relaxation_without_a_magnitude(tmp_path):
     echoes = tuple(dataclasses.replace(echo, magnitude=None) for echo in measured.echoes)
     settings = Settings(tmp_path, tmp_path / "out", "participant", tmp_path / "work")
     for acquisition, expected in ((measured, True), (dataclasses.replace(measured, echoes=echoes), False)):
-        graph = init_acquisition_wf(acquisition, settings, 1000)
+        graph = init_acquisition_wf(acquisition, settings)
         assert (graph.get_node("r2star") is not None) == expected
         assert ("R2*" in graph.__desc__) == expected
         assert any(product.suffix == "R2starmap" for product in products(acquisition, settings)) == expected
@@ -166,7 +166,7 @@ def test_no_relaxation_without_a_magnitude(tmp_path):
 def test_swi_goes_with_the_level_unless_it_is_said(tmp_path, words, expected):
     acquisition = _acquisition(tmp_path, "MEGRE", (0.004, 0.01))
     settings = Settings(tmp_path, tmp_path / "out", "participant", tmp_path / "work", **words)
-    graph = init_acquisition_wf(acquisition, settings, 1000)
+    graph = init_acquisition_wf(acquisition, settings)
     assert (graph.get_node("swi") is not None) == expected
     assert ("CLEAR-SWI" in graph.__desc__) == expected
     suffixes = {product.suffix for product in products(acquisition, settings)}
@@ -178,7 +178,7 @@ def test_no_swi_without_a_magnitude(tmp_path):
     measured = _acquisition(tmp_path, "MEGRE", (0.004, 0.01))
     echoes = tuple(dataclasses.replace(echo, magnitude=None) for echo in measured.echoes)
     settings = Settings(tmp_path, tmp_path / "out", "participant", tmp_path / "work", with_swi=True)
-    graph = init_acquisition_wf(dataclasses.replace(measured, echoes=echoes), settings, 1000)
+    graph = init_acquisition_wf(dataclasses.replace(measured, echoes=echoes), settings)
     assert graph.get_node("swi") is None
 
 
@@ -196,7 +196,7 @@ def test_no_swi_without_a_magnitude(tmp_path):
 def test_the_readout_is_taken_from_the_sidecar(tmp_path, metadata, readout):
     acquisition = dataclasses.replace(_acquisition(tmp_path, "MEGRE", (0.004, 0.01)), metadata=metadata)
     settings = Settings(tmp_path, tmp_path / "out", "participant", tmp_path / "work")
-    assert init_acquisition_wf(acquisition, settings, 1000).get_node("artefacts").inputs.readout == readout
+    assert init_acquisition_wf(acquisition, settings).get_node("artefacts").inputs.readout == readout
 
 
 def test_report_says_the_echo_times_and_the_field_that_were_used(tmp_path):

@@ -1,0 +1,78 @@
+"""Memory: every node has an estimate, larger images have larger ones, and steps say what they took."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from scans import SHAPE, write_cohort
+
+from qsmprep.bids.preflight import preflight
+from qsmprep.cli.parser import parse_settings
+from qsmprep.core.grid import Grid
+from qsmprep.interfaces import base, usage
+from qsmprep.reports.record import read_records
+from qsmprep.workflows.base import init_qsmprep_wf
+from qsmprep.workflows.memory import BASE_GB, Size
+
+
+def graph(tmp_path, shape, *words):
+    settings = parse_settings([str(tmp_path / "raw"), str(tmp_path / "out"), "participant", *words])
+    unit = (preflight(tmp_path / "raw").acquisitions[0], Grid(shape, (1.0, 1.0, 1.0)))
+    return init_qsmprep_wf([unit], settings)
+
+
+def test_every_node_has_an_estimate_that_grows_with_the_image(tmp_path):
+    write_cohort(tmp_path)
+    small, large = (graph(tmp_path, shape, "--inversion", "tv", "loopnet") for shape in ((40, 40, 40), (200, 200, 200)))
+    for name in small.list_node_names():
+        if "." not in name:
+            continue
+        before, after = small.get_node(name).mem_gb, large.get_node(name).mem_gb
+        assert BASE_GB <= before <= after, name
+        step = name.split(".")[1]
+        if step.startswith(("invert", "background", "unwrap", "fieldmap", "report_chi")):
+            assert after > before + 1, name
+    assert large.get_node("sub_01_wf.invert_loopnet").mem_gb > large.get_node("sub_01_wf.invert_tv").mem_gb
+
+
+def test_echoes_count_where_a_step_holds_all_of_them():
+    one, five = Size(10**6, 1), Size(10**6, 5)
+    assert five.estimate_gb("unwrap") > one.estimate_gb("unwrap")
+    assert five.estimate_gb("background") == one.estimate_gb("background")
+    assert one.estimate_gb("something_else") == BASE_GB
+
+
+class Greedy(base.Step):
+    """Takes 300 MB and gives them back."""
+
+    def compute(self, folder):
+        """Take."""
+        np.ones(300_000_000 // 8)
+        return {}
+
+
+def test_a_step_says_what_it_took(tmp_path):
+    before = usage.peak_mb()
+    Greedy().run(cwd=str(tmp_path))
+    taken = json.loads((tmp_path / usage.USAGE_FILE).read_text())
+    assert taken["seconds"] > 0
+    assert before is not None and 280 < taken["peak_mb"] < before + 400
+    assert usage.read_peak_mb(tmp_path) == taken["peak_mb"]
+    usage.release()
+    usage.forget_peak()
+    assert usage.peak_mb() < taken["peak_mb"] - 200
+    assert usage.read_peak_mb(tmp_path / "absent") is None
+
+
+def test_a_run_stays_within_its_estimates_and_the_report_says_so(tmp_path, qsmprep):
+    write_cohort(tmp_path)
+    qsmprep(tmp_path / "raw", "--inversion", "tkd", "--background", "vsharp", "--level", "minimal", check=0)
+    size = Size(int(np.prod(SHAPE)), 3)
+    taken = {path.parent.name: json.loads(path.read_text()) for path in (tmp_path / "work").rglob(usage.USAGE_FILE)}
+    assert {"conform", "unwrap", "background", "invert_tkd", "report_magnitude"} <= set(taken)
+    for name, step in taken.items():
+        assert step["peak_mb"] / 1e3 < 1.5 * size.estimate_gb(name), (name, step)
+    (record,) = read_records(tmp_path / "out", "01")
+    peaks = {use.step: use.peak_mb for use in record.resources}
+    assert peaks["invert_tkd"] == taken["invert_tkd"]["peak_mb"]
