@@ -16,6 +16,9 @@ from qsmprep.errors import DataError
 FloatArray = NDArray[np.floating]
 MAX_T2STAR_S = 1.0
 """Longest T2* that is reported; slower decay cannot be told from none."""
+BLOCK = 1 << 16
+"""Voxels that are fitted at a time."""
+
 EVEN = 0.01
 """Relative difference between echo spacings up to which they count as even."""
 
@@ -194,25 +197,35 @@ def _cost(signal: torch.Tensor, times: torch.Tensor, rate: torch.Tensor) -> torc
 
 
 def _gauss_newton(signal: torch.Tensor, times: torch.Tensor, rate: torch.Tensor, params: R2StarParams) -> torch.Tensor:
-    cost = _cost(signal, times, rate)
-    scale = torch.ones_like(rate)
+    """Improve the rates, in blocks that stay in the cache, each voxel until it moves less than the tolerance."""
+    parts = zip(signal.split(BLOCK, dim=1), rate.split(BLOCK), strict=True)
+    return torch.cat([_improve(part, times, start.clone(), params) for part, start in parts])
+
+
+def _improve(signal: torch.Tensor, times: torch.Tensor, rate: torch.Tensor, params: R2StarParams) -> torch.Tensor:
+    """One block of :func:`_gauss_newton`; voxels that are done drop out of the work."""
     t = times[:, None]
+    at = torch.arange(rate.numel(), device=rate.device)
+    now, cost, scale = rate, _cost(signal, times, rate), torch.ones_like(rate)
     for _ in range(params.max_iter):
-        decay = torch.exp(-rate * t)
+        decay = torch.exp(-now * t)
         norm = (decay**2).sum(0)
         s0 = (signal * decay).sum(0) / norm
         tangent = -s0 * t * decay
         tangent = tangent - decay * ((tangent * decay).sum(0) / norm)
         curvature = (tangent**2).sum(0).clamp_min(torch.finfo(rate.dtype).tiny)
         step = (tangent * (signal - s0 * decay)).sum(0) / curvature
-        trial = (rate + scale * step).clamp(0, params.max_hz)
+        trial = (now + scale * step).clamp(0, params.max_hz)
         trial_cost = _cost(signal, times, trial)
         better = trial_cost < cost
-        moved = torch.where(better, (trial - rate).abs(), (scale * step).abs())
-        rate, cost = torch.where(better, trial, rate), torch.where(better, trial_cost, cost)
+        moved = torch.where(better, (trial - now).abs(), (scale * step).abs())
+        now, cost = torch.where(better, trial, now), torch.where(better, trial_cost, cost)
         scale = torch.where(better, torch.ones_like(scale), scale / 2)
-        if float(moved.max()) < params.tolerance_hz:
+        rate[at] = now
+        going = moved >= params.tolerance_hz
+        if not bool(going.any()):
             break
+        at, now, cost, scale, signal = at[going], now[going], cost[going], scale[going], signal[:, going]
     return rate
 
 
