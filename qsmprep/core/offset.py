@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from qsmprep.core.grid import Grid
 from qsmprep.core.parameters import OffsetParams
+from qsmprep.core.phase import wrap
 from qsmprep.core.phase_artefacts import fit_plane, plane, smooth_complex
 from qsmprep.core.unwrap.common import check_inputs
 from qsmprep.core.unwrap.romeo import unwrap_volume
@@ -87,14 +88,14 @@ def remove_offset(
     if len(phase) < 2:
         return OffsetRemoval(phase, np.zeros(grid.shape, np.float32), False, {"offset": "not removed: one echo"})
     weights = np.ones_like(phase[:2]) if weight is None else weight[:2]
-    difference = np.angle(np.exp(1j * (phase[1] - phase[0]))).astype(np.float32)
+    difference = wrap(phase[1] - phase[0])
     pair = np.sqrt(weights[0] * weights[1])
     evolution = unwrap_volume(difference, None if weight is None else pair, inside, grid).phase_rad[0]
     raw = phase[0] - evolution * np.float32(te_s[0] / (te_s[1] - te_s[0]))
     scale = float(pair[inside].max()) or 1.0
     signal = (np.where(inside, pair / scale, 0) * np.exp(1j * raw)).astype(np.complex64)
     offset = _smooth_phase(signal, grid, params)
-    corrected = np.angle(np.exp(1j * (phase - offset))).astype(np.float32)
+    corrected = np.stack([wrap(echo - offset) for echo in phase])
     return OffsetRemoval(corrected, offset, True, {"offset": "MCPC-3D-S", **asdict(params)})
 
 
@@ -104,4 +105,4 @@ def _smooth_phase(signal: NDArray[np.complexfloating], grid: Grid, params: Offse
     for _ in range(params.passes):
         smooth = smooth_complex(signal * np.exp(-1j * phase), grid, params.sigma_mm)
         phase += np.angle(smooth).astype(np.float32)
-    return np.where(smooth == 0, 0, np.angle(np.exp(1j * phase))).astype(np.float32)
+    return np.where(smooth == 0, 0, wrap(phase)).astype(np.float32)
