@@ -138,6 +138,14 @@ METRICS: dict[str, MetricDefinition] = {
     "chi_sd_ppm": MetricDefinition(
         "chi", "Standard deviation of chi", "ppm", "Standard deviation of susceptibility in the QSM mask."
     ),
+    "chi_cnr": MetricDefinition(
+        "chi",
+        "CNR of chi",
+        "",
+        "Spread of susceptibility in the QSM mask that is not voxel-wise noise, over that noise, which is estimated "
+        "from the finest diagonal differences.",
+        "definition of qsmprep",
+    ),
     "reference_ppm": MetricDefinition(
         "chi", "Reference value", "ppm", "Mean of the reference region before it was subtracted."
     ),

@@ -113,6 +113,17 @@ def snr(magnitude: ArrayLike, mask: ArrayLike) -> float:
     return math.inf if sd == 0 else signal / sd
 
 
+def contrast_to_noise(chi_ppm: ArrayLike, mask: ArrayLike) -> float:
+    """Spread of a map that is not voxel-wise noise, over that noise (:func:`noise_sd`); infinite without noise.
+
+    The square root of the variance in the mask less that of the noise, over the noise. NaN where the noise is unknown.
+    The definition is ours.
+    """
+    noise = noise_sd(chi_ppm, mask)
+    spread = math.sqrt(max(_sd(chi_ppm, mask, "chi_ppm") ** 2 - noise**2, 0.0)) if math.isfinite(noise) else math.nan
+    return math.inf if noise == 0 else spread / noise
+
+
 def residual_wraps(unwrapped_rad: ArrayLike, mask: ArrayLike) -> int:
     """Number of pairs of face neighbours inside the mask whose unwrapped phase differs by more than pi.
 

@@ -205,6 +205,7 @@ def stage_chi(inputs: Any, board: Board) -> None:
     check = check_kernel(measured, chi, mask, grid)
     graphs.plot_kernel(check, board.figure("kernel", title, "kernel"), name=title)
     board.metric("chi_sd_ppm", qc.chi_sd_ppm(chi, mask), title)
+    board.metric("chi_cnr", qc.contrast_to_noise(chi, mask), title)
     board.metric("reference_ppm", json.loads(Path(inputs.info).read_text())["shift_ppm"], title)
     board.metric("streaking_index", qc.streaking_index(chi, mask, grid), title)
     board.metric("rim_ratio", qc.rim_ratio(chi, mask, grid), title)

@@ -52,6 +52,16 @@ def test_noise_and_snr_of_a_smooth_image_with_known_noise(sd):
     assert qc.snr(image, mask) == pytest.approx(np.median(image[mask]) / sd, rel=0.04)
 
 
+@pytest.mark.parametrize("contrast", [1.0, 3.0])
+def test_contrast_to_noise_of_blocks_with_known_noise(contrast):
+    rng = np.random.default_rng(5)
+    blocks = np.kron(rng.choice([-1.0, 1.0], (5, 5, 5)), np.ones((8, 8, 8))) * contrast * 0.02
+    mask = np.ones(blocks.shape, bool)
+    chi = blocks + rng.normal(0, 0.02, blocks.shape)
+    assert qc.contrast_to_noise(chi, mask) == pytest.approx(contrast, rel=0.08)
+    assert qc.contrast_to_noise(np.zeros(mask.shape), mask) == math.inf
+
+
 def test_snr_without_noise_is_infinite_and_zero_outside_does_not_matter():
     mask = ball((20, 20, 20), 8)
     assert qc.snr(np.full(mask.shape, 7.0), mask) == math.inf
