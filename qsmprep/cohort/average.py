@@ -20,6 +20,8 @@ class Average:
     ----------
     mean, sd : (nx, ny, nz) float32 array
         In the unit of the maps; zero outside ``mask``. The deviation is that of a sample (n - 1).
+    mask : (nx, ny, nz) bool array
+        Where at least half of the maps are defined.
     count : (nx, ny, nz) int32 array
         Maps that are defined in each voxel.
     n_scans : int
@@ -27,13 +29,9 @@ class Average:
 
     mean: NDArray[np.float32]
     sd: NDArray[np.float32]
+    mask: NDArray[np.bool_]
     count: NDArray[np.int32]
     n_scans: int
-
-    @property
-    def mask(self) -> NDArray[np.bool_]:
-        """Where at least half of the maps are defined."""
-        return self.count >= max(1, MIN_SHARE * self.n_scans)
 
 
 def average(volumes: Iterable[tuple[NDArray[np.floating], NDArray[np.bool_]]]) -> Average | None:
@@ -67,7 +65,6 @@ def average(volumes: Iterable[tuple[NDArray[np.floating], NDArray[np.bool_]]]) -
     if mean is None or squares is None or count is None:
         return None
     sd = np.sqrt(squares / np.maximum(count - 1, 1))
-    there = count >= max(1, MIN_SHARE * n_scans)
-    return Average(
-        np.where(there, mean, 0).astype(np.float32), np.where(there, sd, 0).astype(np.float32), count, n_scans
-    )
+    mask = count >= max(1, MIN_SHARE * n_scans)
+    kept = (np.where(mask, volume, 0).astype(np.float32) for volume in (mean, sd))
+    return Average(*kept, mask, count, n_scans)

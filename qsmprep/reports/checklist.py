@@ -138,7 +138,7 @@ def write_checklist(record: AcquisitionRecord, out_file: Path) -> Path:
             "item": row.name,
             "essential": "yes" if row.essential else "no",
             "status": "present" if row.present else "missing",
-            "value": " ".join(row.value.split()) or "n/a",
+            "value": row.value,
         }
         for table in tables
         for row in table.rows

@@ -94,7 +94,7 @@ def wide(metrics: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
     meaning: dict[str, Any] = dict(SCAN_MEANING)
     for row in metrics.drop_duplicates("key").to_dict("records"):
         about = {"LongName": row["what"], "Description": row["meaning"] or row["what"]}
-        limits = {name.title(): row[side] for name, side in (("minimum", "low"), ("maximum", "high"))}
+        limits = {"Minimum": row["low"], "Maximum": row["high"]}
         known = {name: value for name, value in limits.items() if pd.notna(value)}
         meaning[row["key"]] = about | ({"Units": row["unit"]} if row["unit"] else {}) | known
     return table, meaning

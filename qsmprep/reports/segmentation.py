@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from qsmprep.bids.tables import NOT_AVAILABLE
 from qsmprep.core.grid import Grid
 from qsmprep.errors import DataError
 
@@ -77,7 +78,7 @@ def region_metrics(
         raise DataError(f"map, labels and mask have shapes {chi.shape}, {marks.shape}, {inside.shape}")
     regions = [row for row in rows if row["kind"] == "region"]
     nuclei = [row for row in regions if row["structure"] in NUCLEI]
-    coverage = [float(row["coverage"]) for row in nuclei if row["coverage"] != "n/a"]
+    coverage = [float(row["coverage"]) for row in nuclei if row["coverage"] != NOT_AVAILABLE]
     return {
         "regions_empty": float(sum(int(row["n_voxels"]) == 0 for row in regions)),
         "regions_coverage": min((value for value in coverage if math.isfinite(value)), default=math.nan),

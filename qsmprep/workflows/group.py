@@ -144,8 +144,7 @@ def write_tables(result: GroupResult, out_dir: Path) -> None:
     formula = {"Formula": result.models.formula, "Statistic": result.statistic}
     tables.write_frame(result.models.table, out_dir / FILES["models"], {**region, **models.COLUMNS}, formula)
     tables.write_frame(result.outliers, out_dir / FILES["outliers"], outliers.COLUMNS)
-    if not result.quality.metrics.empty:
-        write_quality(result.quality.metrics, out_dir)
+    write_quality(result.quality.metrics, out_dir)
     tables.write_frame(_participants(cohort), out_dir / FILES["participants"], PARTICIPANT_MEANING)
 
 

@@ -19,7 +19,9 @@ MAX_LISTED = 200
 
 
 def write_quality(metrics: pd.DataFrame, out_dir: Path) -> None:
-    """Write the table of the metrics of all scans and its dictionary."""
+    """Write the table of the metrics of all scans and its dictionary, where there are any."""
+    if metrics.empty:
+        return
     table, meaning = quality.wide(metrics)
     write_frame(table, out_dir / QUALITY_FILE, meaning)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from nipype.interfaces.utility import Merge
@@ -117,6 +118,11 @@ def _method(step: str, name: str, settings: Settings) -> dict[str, Any]:
     }
 
 
+def dataset_links(settings: Settings) -> dict[str, Path]:
+    """Data sets that the sidecars name, by the names of their links in ``dataset_description.json``."""
+    return {"raw": settings.bids_dir, **{f"deriv{n}": path for n, path in enumerate(settings.derivatives)}}
+
+
 def add_outputs(workflow: LiterateWorkflow, acquisition: Acquisition, grid: Grid, settings: Settings) -> None:
     """Connect one publishing node per product to the graph of an acquisition.
 
@@ -131,7 +137,7 @@ def add_outputs(workflow: LiterateWorkflow, acquisition: Acquisition, grid: Grid
     settings : Settings
         What is wanted.
     """
-    links = {"raw": settings.bids_dir, **{f"deriv{n}": path for n, path in enumerate(settings.derivatives)}}
+    links = dataset_links(settings)
     images = bids_uris(acquisition.files, settings.out_dir, links)
     mask = bids_uris(filter(None, (acquisition.given_mask,)), settings.out_dir, links)
     execution = {"RandomSeed": settings.random_seed, "Threads": settings.omp_nthreads, "Dtype": "float32"}

@@ -23,6 +23,7 @@ from qsmprep.errors import MissingFileError
 from qsmprep.interfaces.regions import LabelsToMap, MeasureRegions, PublishRegions
 from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
+from qsmprep.workflows.outputs import dataset_links
 from qsmprep.workflows.segment import Source, add_source, atlas_files, check_segmentation
 from qsmprep.workflows.stages import stage_node
 from qsmprep.workflows.template import NOTHING_TO_REGISTER, can_reach_template
@@ -206,10 +207,6 @@ def _labels_node(workflow: LiterateWorkflow, segmentation: Segmentation, source:
     return labels
 
 
-def _links(settings: Settings) -> dict[str, Any]:
-    return {"raw": settings.bids_dir, **{f"deriv{n}": path for n, path in enumerate(settings.derivatives)}}
-
-
 def _publish_labels(
     workflow: LiterateWorkflow,
     labels: pe.Node,
@@ -217,7 +214,7 @@ def _publish_labels(
     acquisition: Acquisition,
     settings: Settings,
 ) -> None:
-    sources = bids_uris((segmentation.file,), settings.out_dir, _links(settings))
+    sources = bids_uris((segmentation.file,), settings.out_dir, dataset_links(settings))
     text = f"Regions of the segmentation {segmentation.name} on the grid of the maps, looked up without interpolation"
     sidecar = Sidecar(text, sources, extra={"SoftwareVersion": f"qsmprep {qsmprep_version()}"})
     node = pe.Node(
@@ -243,7 +240,7 @@ def _measure_node(
     image = derivative_path(settings.out_dir, acquisition, "dseg", seg=segmentation.name)
     facts: dict[str, Any] = {
         "Description": f"{method.title}: {'susceptibility' if chi else 'R2*'} over the regions of {segmentation.name}",
-        "Sources": [bids_uri(path, settings.out_dir, _links(settings)) for path in (map_file, image)],
+        "Sources": [bids_uri(path, settings.out_dir, dataset_links(settings)) for path in (map_file, image)],
         "Parameters": parameters,
         "SoftwareVersion": f"qsmprep {qsmprep_version()}",
     }

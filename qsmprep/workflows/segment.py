@@ -18,6 +18,7 @@ from qsmprep.bids.names import derivative_path
 from qsmprep.bids.segmentations import Segmentation
 from qsmprep.bids.tables import read_label_table
 from qsmprep.core.methods import METHODS
+from qsmprep.core.template import NAME
 from qsmprep.errors import UsageError
 from qsmprep.interfaces.publish import PublishFile
 from qsmprep.interfaces.regions import SegmentNuclei
@@ -208,7 +209,7 @@ def _atlas_node(workflow: LiterateWorkflow, acquisition: Acquisition, settings: 
         workflow.connect(workflow.get_node("conform"), "magnitude", node, "in_file")
         workflow.connect(workflow.get_node("brain"), "mask", node, "mask")
     where = "T1w" if acquisition.t1w is not None else acquisition.suffix
-    pair = {"from_": "MNI152NLin2009aSym", "to": where}
+    pair = {"from_": NAME, "to": where}
     for output, extension in (("warp", ".nii.gz"), ("linear", ".mat")):
         _publish(workflow, node, output, acquisition, settings, pair, extension)
     return node

@@ -105,10 +105,10 @@ class Board:
 
         self.metrics.append(dataclasses.asdict(make_metric(key, value, of=of)))
 
-    def known(self, key: str, value: float) -> None:
+    def known(self, key: str, value: float, of: str = "") -> None:
         """Note a metric that not every scan allows to measure; NaN is left out."""
         if math.isfinite(value):
-            self.metric(key, value)
+            self.metric(key, value, of)
 
 
 def stage_magnitude(inputs: Any, board: Board) -> None:
@@ -121,7 +121,7 @@ def stage_magnitude(inputs: Any, board: Board) -> None:
     board.metric("mask_volume_ml", qc.mask_volume_ml(brain, grid))
     board.metric("excluded_fraction", qc.excluded_fraction(brain, valid))
     board.metric("snr", qc.snr(magnitude[0], brain))
-    board.known("mask_dark_fraction", faults.dark_fraction(magnitude[0], brain))
+    board.metric("mask_dark_fraction", faults.dark_fraction(magnitude[0], brain))
     board.known("mask_open_fraction", faults.open_fraction(magnitude[0], brain, grid))
     board.known("ghosting", faults.ghosting(magnitude[-1], brain, grid))
 
@@ -247,8 +247,7 @@ def stage_roi(inputs: Any, board: Board) -> None:
         board.metric(key, value, inputs.label)
     first = next(iter(tables.values()))
     for key, value in segmentation.region_metrics(chi, labels, mask, base.grid_of(image), first).items():
-        if math.isfinite(value):
-            board.metric(key, value, inputs.label)
+        board.known(key, value, inputs.label)
     board.tables += [dataclasses.asdict(regions.table_of(inputs.label, name, rows)) for name, rows in tables.items()]
 
 

@@ -16,6 +16,7 @@ from qsmprep.interfaces.publish import Publish
 from qsmprep.interfaces.template import ToTemplate
 from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
+from qsmprep.workflows.outputs import dataset_links
 from qsmprep.workflows.segment import atlas_files, template_nodes
 from qsmprep.workflows.stages import stage_node
 
@@ -69,7 +70,7 @@ def _publish(
 ) -> None:
     """Write the map and its mask."""
     title = METHODS.get("inversion", name).title
-    links = {"raw": settings.bids_dir, **{f"deriv{n}": path for n, path in enumerate(settings.derivatives)}}
+    links = dataset_links(settings)
     source = derivative_path(settings.out_dir, acquisition, "Chimap", desc=name)
     sources = (bids_uri(source, settings.out_dir, links),)
     extra = {"SoftwareVersion": f"qsmprep {qsmprep_version()}", "Interpolation": "linear"}
