@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from qsmprep.cli.openmp import wait_briefly
 from qsmprep.errors import CannotWriteError, OutOfMemoryError, QSMPrepError, UsageError
 from qsmprep.version import qsmprep_version
+from qsmprep.workflows.progress import TerminalBar
 
 if TYPE_CHECKING:
     from qsmprep.training.config import TrainParams
@@ -112,7 +113,7 @@ class Interrupt:
         os.write(2, b"\nqsmprep-train: stopping after this step, with a checkpoint\n")
 
 
-class Progress:
+class Progress(TerminalBar):
     """A progress bar, or a line every few seconds where nobody watches.
 
     Parameters
@@ -126,27 +127,10 @@ class Progress:
     """
 
     def __init__(self, steps: int, minutes: float, every_s: float = 10.0) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-        from rich.progress import Progress as Bar
-
         self.steps, self.minutes, self.every_s = steps, minutes, every_s
         self.begun, self.spoke = time.monotonic(), -math.inf
         self.done, self.loss, self.validation = 0, math.nan, math.nan
-        console = Console()
-        self.bar = Bar(TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"),
-                       console=console) if console.is_terminal else None  # fmt: skip
-        if self.bar is not None:
-            self.task = self.bar.add_task("", total=steps)
-
-    def __enter__(self) -> Progress:
-        if self.bar is not None:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
+        super().__init__(steps, "step")
 
     def words(self, step: int) -> str:
         """Loss, validation and time left."""

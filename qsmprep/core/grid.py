@@ -103,3 +103,18 @@ class Grid:
     def with_shape(self, shape: tuple[int, int, int]) -> Grid:
         """The same sampling and direction over another number of voxels."""
         return Grid(shape, self.voxel_mm, self.b0_dir)
+
+
+def bounding_box(mask: ArrayLike, margin: int = 0) -> tuple[slice, slice, slice]:
+    """Smallest box that holds a mask, wider by ``margin`` voxels where there is room.
+
+    Parameters
+    ----------
+    mask : (nx, ny, nz) bool array
+        At least one voxel.
+    margin : int
+    """
+    inside = np.asarray(mask, bool)
+    ends = [np.flatnonzero(inside.any(axis=others))[[0, -1]] for others in ((1, 2), (0, 2), (0, 1))]
+    x, y, z = (slice(max(int(first) - margin, 0), int(last) + 1 + margin) for first, last in ends)
+    return x, y, z

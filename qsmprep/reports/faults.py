@@ -11,9 +11,9 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qsmprep.core.grid import Grid
+from qsmprep.core.grid import Grid, bounding_box
 from qsmprep.errors import DataError
-from qsmprep.reports.qc import bounding_box, residual_wraps
+from qsmprep.reports.qc import residual_wraps
 
 DARK = 0.15
 """Share of the median signal of the mask below which a voxel holds no tissue."""

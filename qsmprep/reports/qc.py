@@ -316,16 +316,6 @@ def data_consistency(
     return Consistency(nrmse, predicted.astype(np.float32), shift)
 
 
-def bounding_box(mask: ArrayLike, margin: int = 0) -> tuple[slice, slice, slice]:
-    """The box of a mask with at least one voxel, wider by ``margin`` voxels where there is room."""
-    region = _region(mask)
-    ends = []
-    for axis in range(3):
-        there = np.flatnonzero(region.any(axis=tuple(a for a in range(3) if a != axis)))
-        ends.append(slice(max(int(there[0]) - margin, 0), int(there[-1]) + 1 + margin))
-    return ends[0], ends[1], ends[2]
-
-
 def edge_distance_mm(mask: ArrayLike, grid: Grid) -> NDArray[np.float64]:
     """Distance in mm from every voxel of the mask to the nearest voxel outside it, less half a voxel."""
     from scipy.ndimage import distance_transform_edt

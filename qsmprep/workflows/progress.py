@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from qsmprep.workflows.engine import StepState
@@ -14,7 +14,41 @@ SILENT = ("publish_", "report_")
 """Steps that draw and write: counted, but not worth a line unless they fail."""
 
 
-class Progress:
+class TerminalBar:
+    """A bar on a terminal; ``bar`` is None where the output goes elsewhere.
+
+    Parameters
+    ----------
+    total : int
+        What is counted.
+    before : str
+        Said before the count.
+    transient : bool
+        Whether it goes away at the end.
+    """
+
+    def __init__(self, total: int, before: str, *, transient: bool = False) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        console = Console()
+        columns = (TextColumn(before), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"))
+        self.bar = Bar(*columns, console=console, transient=transient) if console.is_terminal else None
+        if self.bar is not None:
+            self.task = self.bar.add_task("", total=total)
+
+    def __enter__(self) -> Self:
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+class Progress(TerminalBar):
     """One line for every step that ends; on a terminal a bar below them.
 
     Parameters
@@ -26,10 +60,6 @@ class Progress:
     """
 
     def __init__(self, names: Iterable[str], clock: Callable[[], float] = time.monotonic) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-        from rich.progress import Progress as Bar
-
         pairs = [name.split(".", 2)[1:] for name in names if name.count(".") == 2]
         self.waiting = Counter(step for _, step in pairs)
         self.of_branch = Counter(branch for branch, _ in pairs)
@@ -37,20 +67,7 @@ class Progress:
         self.total, self.done, self.work_s = len(pairs), 0, 0.0
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.clock, self.begun = clock, clock()
-        console = Console()
-        columns = (MofNCompleteColumn(), TextColumn("steps"), BarColumn(), TextColumn("{task.description}"))
-        self.bar = Bar(*columns, console=console, transient=True) if console.is_terminal else None
-        if self.bar is not None:
-            self.task = self.bar.add_task("", total=self.total)
-
-    def __enter__(self) -> Progress:
-        if self.bar is not None:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
+        super().__init__(self.total, "step", transient=True)
 
     def tell(self, step: StepState) -> None:
         """Say that a step ended."""

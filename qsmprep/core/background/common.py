@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from qsmprep.core.grid import Grid
+from qsmprep.core.grid import Grid, bounding_box
 from qsmprep.core.results import LocalField
 from qsmprep.errors import DataError
 
@@ -105,7 +105,7 @@ def prepare(
             expected="finite values wherever the mask is set",
             remedy="leave these voxels out of the mask",
         )
-    box = tuple(slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(inside))
+    box = bounding_box(inside)
     cut = np.ascontiguousarray(inside[box])
     depth = ndimage.distance_transform_edt(np.pad(cut, 1), sampling=grid.voxel_mm)[1:-1, 1:-1, 1:-1]
     values = np.where(cut, field[box], 0).astype(np.float32)

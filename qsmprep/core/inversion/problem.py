@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from qsmprep.core.dipole import dipole_kernel, padded_shape
-from qsmprep.core.grid import Grid
+from qsmprep.core.grid import Grid, bounding_box
 from qsmprep.core.results import FloatVolume
 from qsmprep.core.units import rad_per_ppm as phase_per_ppm
 from qsmprep.errors import DataError, UsageError
@@ -165,7 +165,7 @@ def prepare(
             check_volume(name, volume, grid, inside)
     if rad_per_ppm is not None and not (np.isfinite(rad_per_ppm) and rad_per_ppm > 0):
         raise UsageError(f"`rad_per_ppm` is {rad_per_ppm}", expected="a positive phase in radians per ppm")
-    box = _bounding_box(inside)
+    box = bounding_box(inside)
     part = np.ascontiguousarray(inside[box])
     field = np.where(part, np.asarray(field_ppm)[box], 0).astype(np.float32)
     relative = part.astype(np.float32) if weights is None else _relative(np.asarray(weights)[box], part)
@@ -177,13 +177,6 @@ def prepare(
         box=box,
         shape=grid.shape,
     )
-
-
-def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    """Smallest box that holds the mask."""
-    ends = [np.flatnonzero(mask.any(axis=others))[[0, -1]] for others in ((1, 2), (0, 2), (0, 1))]
-    x, y, z = (slice(int(first), int(last) + 1) for first, last in ends)
-    return x, y, z
 
 
 def _relative(weights: Volume, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
