@@ -191,7 +191,8 @@ def learn(args: argparse.Namespace, command: Sequence[str]) -> int:
     make_folder(out)
     if not (out / "checkpoint.pt").exists():
         record.write_record(out, opened)
-    with Interrupt() as interrupt, Progress(params.steps, args.minutes) as progress:
+    fastest = torch.backends.cudnn.flags(enabled=True, benchmark=True)
+    with Interrupt() as interrupt, Progress(params.steps, args.minutes) as progress, fastest:
         state = train(params, found.sources, found.held, out, device=device, minutes=args.minutes, finish=args.finish,
                       report=progress, stop=lambda: interrupt.code > 0)  # fmt: skip
     record.write_record(out, opened)

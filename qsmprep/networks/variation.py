@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from qsmprep.core.inversion.admm import TotalVariation
@@ -19,6 +21,9 @@ SPARED = 0.1
 """Relative weight of the penalty on those faces."""
 
 RHO = 0.03
+TOGETHER = 2**24
+"""Voxels of the padded grid that are solved for together; more in parts, to bound the memory."""
+
 REFRESH = 2
 """Steps between updates of what the field outside the mask is taken to be."""
 
@@ -51,20 +56,24 @@ def variation_maps(
     """
     space = Spectral(geometry.grid, ITERATIVE_PAD, geometry.device)
     edge = geometry.grid.voxel_volume_mm3 ** (1.0 / 3.0)
-    images = [None] * len(field) if magnitude is None else list(magnitude[:, 0])
-    volumes = zip(field[:, 0], mask[:, 0], images, strict=True)
-    return torch.stack([_solve(one.float(), inside.float(), image, space, edge) for one, inside, image in volumes])
+    data_field, inside = field[:, 0].float(), mask[:, 0].float()
+    together = max(1, int(TOGETHER // math.prod(space.shape)))
+    parts = []
+    for begin in range(0, len(field), together):
+        part = slice(begin, begin + together)
+        images = None if magnitude is None else magnitude[part, 0]
+        parts.append(_solve(data_field[part], inside[part], images, space, edge))
+    return torch.cat(parts)
 
 
 def _solve(
-    field: torch.Tensor, mask: torch.Tensor, image: torch.Tensor | None, space: Spectral, edge: float
+    field: torch.Tensor, mask: torch.Tensor, images: torch.Tensor | None, space: Spectral, edge: float
 ) -> torch.Tensor:
-    """Both maps of one volume."""
-    part = tuple(slice(0, n) for n in field.shape)
+    """Both maps of some volumes, ``(batch, 2, nx, ny, nz)``."""
+    part = (..., *(slice(0, n) for n in field.shape[-3:]))
     data = space.dipole * space.fft(mask * field)
-    faces = edge_faces(mask > 0, image, space, EDGES)
-    faces = [None if face is None else face * (1 - SPARED) + SPARED for face in faces]
-    split = TotalVariation(space, space.dipole**2, STAGES[0][0] * edge, RHO, faces)
+    faces = None if images is None else _faces(mask, images, space)
+    split = TotalVariation(space, space.dipole**2, STAGES[0][0] * edge, RHO, faces, batch=(len(field),))
     chi = split.solve(data)
     kept = []
     for weight, steps in STAGES:
@@ -77,4 +86,14 @@ def _solve(
                 data = space.dipole * space.fft(known)
             chi = split.solve(data)
         kept.append(chi[part] * mask)
-    return torch.stack(kept)
+    return torch.stack(kept, dim=1)
+
+
+def _faces(mask: torch.Tensor, images: torch.Tensor, space: Spectral) -> list[torch.Tensor | None]:
+    """Weight of the penalty on the faces along each axis, for some volumes."""
+    each = [edge_faces(one > 0, image, space, EDGES) for one, image in zip(mask, images, strict=True)]
+    whole = torch.ones(space.shape, device=space.device)
+    return [
+        torch.stack([whole if faces[axis] is None else faces[axis] * (1 - SPARED) + SPARED for faces in each])
+        for axis in range(3)
+    ]

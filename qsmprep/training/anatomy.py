@@ -144,7 +144,7 @@ def head_patch(dice: Dice, labels: LabelMap, shape: Shape, voxel_mm: tuple[float
     bend = smooth_noise(dice, shape, tuple(18.0 / mm for mm in voxel_mm), 3)  # type: ignore[arg-type]
     where = where + dice.number(0.5, 3.0) * bend
     scale = dice.uniform(0.85, 1.18, (3,))
-    turn = _quarter_turn(dice) @ rotation(dice, 20.0)
+    turn = (_quarter_turn(dice) @ rotation(dice, 20.0)).to(device)
     edges = torch.tensor(labels.voxel_mm, device=device)
     size = torch.tensor(labels.classes.shape, device=device)
     extent = torch.tensor([n * mm for n, mm in zip(shape, voxel_mm, strict=True)], device=device)
@@ -162,11 +162,11 @@ def head_patch(dice: Dice, labels: LabelMap, shape: Shape, voxel_mm: tuple[float
 
 
 def _quarter_turn(dice: Dice) -> torch.Tensor:
-    """A rotation by a multiple of 90 degrees about the third axis, with random mirrors."""
+    """A rotation by a multiple of 90 degrees about the third axis, with random mirrors, on the CPU."""
     quarter = dice.integer(0, 3) * math.pi / 2
     c, s = round(math.cos(quarter)), round(math.sin(quarter))
-    turn = torch.tensor([[c, -s, 0], [s, c, 0], [0, 0, 1]], dtype=torch.float32, device=dice.device)
-    return turn * torch.tensor([dice.sign(), dice.sign(), dice.sign()], device=dice.device).view(3, 1)
+    turn = torch.tensor([[c, -s, 0], [s, c, 0], [0, 0, 1]], dtype=torch.float32)
+    return turn * torch.tensor([dice.sign(), dice.sign(), dice.sign()]).view(3, 1)
 
 
 def random_patch(dice: Dice, shape: Shape, voxel_mm: tuple[float, float, float]) -> Anatomy:
@@ -216,7 +216,7 @@ def chi_patch(
     """A random, warped patch of a given susceptibility map and its mask."""
     where = coordinates(shape, voxel_mm, chi.device)
     bend = smooth_noise(dice, shape, tuple(18.0 / mm for mm in voxel_mm), 3)  # type: ignore[arg-type]
-    turn = _quarter_turn(dice) @ rotation(dice, 20.0)
+    turn = (_quarter_turn(dice) @ rotation(dice, 20.0)).to(chi.device)
     size = torch.tensor(chi.shape, device=chi.device, dtype=torch.float32)
     edges = torch.tensor(chi_voxel_mm, device=chi.device)
     slack = (size * edges) * 0.2

@@ -56,6 +56,10 @@ class Dice:
         """Normal numbers."""
         return torch.randn(size, generator=self.generator, device=self.device)
 
+    def bell(self) -> float:
+        """One normal number."""
+        return float(torch.randn((), generator=self.host))
+
     def number(self, low: float, high: float) -> float:
         """One uniform number."""
         return float(torch.rand((), generator=self.host)) * (high - low) + low
@@ -134,33 +138,38 @@ def coordinates(shape: Shape, voxel_mm: tuple[float, float, float], device: torc
 
 
 def rotation(dice: Dice, max_deg: float = 180.0) -> torch.Tensor:
-    """A rotation about a random axis by a random angle up to ``max_deg``, ``(3, 3)``."""
-    axis = dice.normal((3,))
+    """A rotation about a random axis by a random angle up to ``max_deg``, ``(3, 3)``, on the CPU."""
+    axis = torch.randn((3,), generator=dice.host)
     x, y, z = (axis / axis.norm().clamp_min(1e-6)).tolist()
     angle = math.radians(dice.number(-max_deg, max_deg))
-    cross = torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]], device=dice.device)
-    eye = torch.eye(3, device=dice.device)
-    return eye + math.sin(angle) * cross + (1 - math.cos(angle)) * (cross @ cross)
+    cross = torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    return torch.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * (cross @ cross)
+
+
+def mean_in(volume: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean in a mask, without waiting for the device as picking its voxels would."""
+    return (volume * mask).sum() / mask.sum().clamp_min(1)
+
+
+def spread_in(volume: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Standard deviation in a mask, without waiting for the device."""
+    return mean_in((volume - mean_in(volume, mask)).square(), mask).sqrt()
 
 
 def shape_mask(dice: Dice, where_mm: torch.Tensor, centre: torch.Tensor, radii_mm: tuple[float, float]) -> torch.Tensor:
     """A rotated ellipsoid, cuboid or cylinder with random half-axes, bool ``(nx, ny, nz)``."""
-    half = dice.uniform(*radii_mm, (3,)).view(3, 1, 1, 1)
-    offset = where_mm - centre.view(3, 1, 1, 1)
-    reach = float(half.max()) * 1.75
-    near = (offset.abs() < reach).all(dim=0)
-    local = rotation(dice) @ offset[:, near]
-    scaled = (local / half.view(3, 1)).abs()
+    half = torch.tensor([dice.number(*radii_mm) for _ in range(3)])
+    turn = (rotation(dice) / half.view(3, 1)).to(where_mm.device)
+    offset = where_mm.flatten(1) - centre.view(3, 1)
+    scaled = (turn @ offset).abs_()
     kind = dice.integer(0, 3)
     if kind <= 1:
-        inside = scaled.square().sum(dim=0) < 1
+        inside = scaled.square_().sum(dim=0) < 1
     elif kind == 2:
         inside = scaled.amax(dim=0) < 0.8
     else:
-        inside = (scaled[:2].square().sum(dim=0) < 1) & (scaled[2] < 1)
-    mask = torch.zeros_like(near)
-    mask[near] = inside
-    return mask
+        inside = (scaled[:2].square_().sum(dim=0) < 1) & (scaled[2] < 1)
+    return inside.view(where_mm.shape[1:])
 
 
 def vessels(dice: Dice, shape: Shape, voxel_mm: tuple[float, float, float], count: int) -> torch.Tensor:
@@ -174,9 +183,10 @@ def vessels(dice: Dice, shape: Shape, voxel_mm: tuple[float, float, float], coun
     edges = torch.tensor(voxel_mm, device=device)
     index = torch.floor(path / edges).long().view(-1, 3)
     limits = torch.tensor(shape, device=device)
-    index = index[((index >= 0) & (index < limits)).all(dim=1)]
+    held = ((index >= 0) & (index < limits)).all(dim=1)
+    x, y, z = index.clamp_min(0).minimum(limits - 1).unbind(1)
     volume = torch.zeros(shape, device=device)
-    volume[index[:, 0], index[:, 1], index[:, 2]] = 1.0
+    volume.view(-1).scatter_reduce_(0, (x * shape[1] + y) * shape[2] + z, held.float(), "amax")
     radius_mm = dice.number(0.3, 1.2)
     sigma = tuple(max(0.3, radius_mm / mm) for mm in voxel_mm)
     return (gaussian(volume, sigma) * dice.number(3.0, 8.0)).clamp_max(1.0)  # type: ignore[arg-type]

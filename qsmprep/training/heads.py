@@ -183,7 +183,7 @@ def pose(
     where = coordinates(shape, voxel_mm, device)
     bend = smooth_noise(dice, shape, tuple(18.0 / mm for mm in voxel_mm), 3)  # type: ignore[arg-type]
     where += dice.number(*params.bend_mm) * bend
-    turn = rotation(dice, params.turn_deg)
+    turn = rotation(dice, params.turn_deg).to(device)
     size = dice.log_number(*params.scale) * dice.uniform(1 - params.stretch, 1 + params.stretch, (3,))
     mirror = dice.chance(0.5)
     flip = torch.tensor([-1.0 if mirror else 1.0, 1.0, 1.0], device=device)

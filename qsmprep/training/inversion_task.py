@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from qsmprep.networks.base import QSMNetwork
-from qsmprep.networks.geometry import field_scale
 from qsmprep.networks.invnet import SYNTHETIC, TARGET
 from qsmprep.networks.physics import physics
 from qsmprep.training.config import TrainParams
@@ -29,7 +28,7 @@ def losses(params: TrainParams, state: State, sources: Sources, low: bool) -> tu
     sample = sample_batch.sample
     with torch.autocast(device.type, torch.bfloat16, enabled=low):
         outputs = apply(network, sample_batch, domain=SYNTHETIC)
-    scale = field_scale(sample.field, sample.mask)
+    scale = sample_batch.scale
     loss = supervised(outputs, sample.chi / scale, sample.mask, params.loss, params.iteration_decay)
     with torch.no_grad():
         error = float(relative_errors(outputs[-1], sample.chi / scale, sample.mask)[0])
@@ -42,7 +41,7 @@ def losses(params: TrainParams, state: State, sources: Sources, low: bool) -> tu
         )
         other = unlabelled.sample
         with torch.autocast(device.type, torch.bfloat16, enabled=low):
-            chi = apply(network, unlabelled, domain=TARGET)[0] * field_scale(other.field, other.mask)
+            chi = apply(network, unlabelled, domain=TARGET)[0] * unlabelled.scale
         weight = other.mask / (1 + other.noise_ppm / 0.003)
         ramp = min(1.0, 2 * max(state.step / max(1, params.steps), state.share))
         loss = loss + params.physics_weight * ramp * physics(chi, other.field, weight, other.geometry)
@@ -62,7 +61,7 @@ def labelled(params: TrainParams, state: State, sources: Sources) -> Batch:
 def apply(network: QSMNetwork, batch: Batch, **options: Any) -> list[torch.Tensor]:
     """Run a network on a batch; the outputs are in units of the field's spread."""
     sample = batch.sample
-    scaled = sample.field / field_scale(sample.field, sample.mask)
+    scaled = sample.field / batch.scale
     if batch.prepared is not None:
         options |= {"prepared": batch.prepared, "magnitude": sample.magnitude}
     return network(scaled, sample.mask, sample.geometry, **options)  # type: ignore[no-any-return]
@@ -84,6 +83,6 @@ def validate(network: QSMNetwork, batches: list[Batch], output: int = -1) -> flo
     errors = []
     for batch in batches:
         sample = batch.sample
-        truth = sample.chi / field_scale(sample.field, sample.mask)
+        truth = sample.chi / batch.scale
         errors.append(relative_errors(apply(network, batch)[output], truth, sample.mask)[0])
     return float(torch.stack(errors).mean()) if errors else math.nan

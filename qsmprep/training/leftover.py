@@ -7,7 +7,7 @@ import math
 import torch
 
 from qsmprep.networks.geometry import Geometry
-from qsmprep.training.draw import Dice, Shape, coordinates, smooth_noise, thicken
+from qsmprep.training.draw import Dice, Shape, coordinates, mean_in, smooth_noise, spread_in, thicken
 
 SCALES_MM = (3.0, 8.0, 22.0)
 """Size of the sources outside the mask: the smaller, the nearer to the rim their field stays."""
@@ -44,9 +44,9 @@ def leftover(dice: Dice, mask: torch.Tensor, geometry: Geometry) -> torch.Tensor
         parts.append(geometry.field(smooth_noise(dice, shape, voxels)[0] * outside))  # type: ignore[arg-type]
     total = torch.zeros(shape, device=dice.device)
     for part in parts:
-        centred = part - part[mask].mean()
-        total = total + dice.number(0.0, 1.0) ** 2 * centred / centred[mask].std().clamp_min(1e-9)
-    return total / total[mask].std().clamp_min(1e-9)
+        centred = part - mean_in(part, mask)
+        total = total + dice.number(0.0, 1.0) ** 2 * centred / spread_in(centred, mask).clamp_min(1e-9)
+    return total / spread_in(total, mask).clamp_min(1e-9)
 
 
 def far_field(dice: Dice, shape: Shape, voxel_mm: tuple[float, float, float]) -> torch.Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from qsmprep.errors import CannotWriteError, DataError, QSMPrepError
 from qsmprep.networks.base import QSMNetwork
@@ -47,7 +48,8 @@ def begin(params: TrainParams, device: torch.device | str) -> State:
     if params.optimiser == "rmsprop":
         optimiser: torch.optim.Optimizer = torch.optim.RMSprop(groups, params.learning_rate, alpha=0.9, eps=1e-7)
     else:
-        optimiser = torch.optim.AdamW(groups, params.learning_rate, weight_decay=params.weight_decay)
+        fused = torch.device(device).type == "cuda" or None
+        optimiser = torch.optim.AdamW(groups, params.learning_rate, weight_decay=params.weight_decay, fused=fused)
     return State(
         network, average, optimiser, Dice.of(params.seed + 1, device), Supply(params.reuse), Supply(params.reuse)
     )
@@ -176,8 +178,8 @@ def advance(params: TrainParams, state: State, sources: Sources, low: bool) -> t
     state.step += 1
     keep = min(params.ema, (1 + state.step) / (10 + state.step))
     with torch.no_grad():
-        for mean, now in zip(state.average.parameters(), state.network.parameters(), strict=True):
-            mean.lerp_(now, 1 - keep)
+        pairs = [list(network.parameters()) for network in (state.average, state.network)]
+        get_ema_multi_avg_fn(keep)(*pairs, None)  # type: ignore[no-untyped-call]
         for mean, now in zip(state.average.buffers(), state.network.buffers(), strict=True):
             mean.copy_(now)
     return float(loss.detach()), error
@@ -267,7 +269,7 @@ def resume(path: Path, params: TrainParams, device: torch.device | str) -> State
         dice = content["dice"]
         for supply, key in ((state.supply, "recent"), (state.target, "recent_target")):
             kind = getattr(task_of(params.network), "batch" if supply is state.supply else "target_batch")
-            supply.recent = [kind.of(kept) for kept in content.get(key, []) if kind is not Batch or "magnitude" in kept]
+            supply.recent = [kind.of(kept) for kept in content.get(key, []) if kind is not Batch or "scale" in kept]
         state.dice.restore(dice if isinstance(dice, list) else [dice])
         state.step, state.seconds = int(content["step"]), float(content["seconds"])
     except (RuntimeError, KeyError, TypeError, ValueError) as problem:

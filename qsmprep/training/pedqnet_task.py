@@ -38,7 +38,7 @@ def losses(params: TrainParams, state: State, sources: Sources, low: bool) -> tu
         return joint_losses(params, state, sources, low)
     batch = inversion_task.labelled(params, state, sources)
     sample = batch.sample
-    scale = field_scale(sample.field, sample.mask)
+    scale = batch.scale
     with torch.autocast(device.type, torch.bfloat16, enabled=low):
         outputs = inversion_task.apply(network, batch)
     weight = reliability(sample.magnitude, sample.mask)

@@ -10,7 +10,7 @@ import torch
 from qsmprep.core.grid import Grid
 from qsmprep.networks.geometry import Geometry
 from qsmprep.training.anatomy import Anatomy, LabelMap, chi_patch, head_patch, random_patch
-from qsmprep.training.draw import Dice, Shape, erode, rotation, smooth_noise
+from qsmprep.training.draw import Dice, Shape, erode, rotation, smooth_noise, spread_in
 from qsmprep.training.heads import HeadMap
 from qsmprep.training.leftover import leftover, rim_share
 from qsmprep.training.susceptibility import ChiParams, draw_magnitude, fibres, paint
@@ -215,24 +215,25 @@ def draw_field(
     inside = mask.float()
     rim = dice.number(0.0, 0.3) * (1 - inside)  # what background removal leaves of the eroded rim
     local = wide.field(chi * (inside + rim))
-    spread = local[mask].std().clamp_min(1e-6)
+    spread = spread_in(local, mask).clamp_min(1e-6)
     if dice.chance(params.mismatch_chance):
         size = dice.number(*params.mismatch)
-        turned = rotation(dice, 50.0) @ torch.tensor(grid.b0_dir, dtype=torch.float32, device=dice.device)
+        turned = rotation(dice, 50.0) @ torch.tensor(grid.b0_dir, dtype=torch.float32)
         other = Geometry(Grid(shape, grid.voxel_mm, tuple(turned.tolist())), 2.0, dice.device)
         share = dice.number(0.0, params.background) if dice.chance(0.5) else 0.0
-        parts = [(fibres(dice, anatomy, grid.voxel_mm, turned) * inside, 1 - share)]
+        parts = [(fibres(dice, anatomy, grid.voxel_mm, turned.to(dice.device)) * inside, 1 - share)]
         if share:
             far = tuple(dice.log_number(6.0, 30.0) / mm for mm in grid.voxel_mm)
             parts.append((smooth_noise(dice, shape, far)[0] * (1 - inside), share))  # type: ignore[arg-type]
         for source, weight in parts:
             part = other.field(source)
-            local = local + part * (weight * size * spread / part[mask].std().clamp_min(1e-9))
+            local = local + part * (weight * size * spread / spread_in(part, mask).clamp_min(1e-9))
     if params.leftover_chance and dice.chance(params.leftover_chance):
         local = local + leftover(dice, mask, wide) * (dice.log_number(*params.leftover) * spread)
     slow = tuple(25.0 / mm for mm in grid.voxel_mm)
     modulation = torch.exp(0.4 * smooth_noise(dice, shape, slow)[0])  # type: ignore[arg-type]
-    dark = (image[mask].median() / image.clamp_min(1e-3)).clamp(0.25, 4.0)
+    middle = torch.where(mask, image, torch.nan).nanmedian()
+    dark = (middle / image.clamp_min(1e-3)).clamp(0.25, 4.0)
     noise = dice.log_number(*params.noise_ppm) * modulation * (1 + 0.7 * (chi.abs() / 0.15).clamp_max(2.0)) * dark
     if params.rim_noise:
         noise = noise * (1 + dice.number(0.0, params.rim_noise) * rim_share(mask))

@@ -22,16 +22,18 @@ VOLUMES = ("field", "chi", "mask", "noise_ppm", "magnitude")
 
 @dataclass(frozen=True)
 class Batch:
-    """A sample and what the network prepares for it, if anything."""
+    """A sample, what the network prepares for it, if anything, and the spread of its field, the network's unit."""
 
     sample: Sample
     prepared: torch.Tensor | None
+    scale: torch.Tensor
 
     def state(self) -> dict[str, Any]:
         """All of it as tensors and numbers, for a checkpoint."""
         grid = self.sample.geometry.grid
         volumes = {name: getattr(self.sample, name) for name in VOLUMES}
-        return {**volumes, "prepared": self.prepared, "voxel_mm": grid.voxel_mm, "b0_dir": grid.b0_dir}
+        own = {"prepared": self.prepared, "scale": self.scale}
+        return {**volumes, **own, "voxel_mm": grid.voxel_mm, "b0_dir": grid.b0_dir}
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Batch:
@@ -39,7 +41,7 @@ class Batch:
         volumes = {name: state[name] for name in VOLUMES}
         shape = tuple(volumes["field"].shape[-3:])
         geometry = Geometry(Grid(shape, state["voxel_mm"], state["b0_dir"]), PAD, volumes["field"].device)
-        return cls(Sample(**volumes, geometry=geometry), state["prepared"])
+        return cls(Sample(**volumes, geometry=geometry), state["prepared"], state["scale"])
 
     def mirrored(self, dice: Dice) -> Batch:
         """The same mirrored along random axes, perhaps with its sign changed."""
@@ -60,7 +62,7 @@ class Batch:
             turn(self.sample.magnitude),
             geometry,
         )
-        return Batch(sample, None if self.prepared is None else turn(self.prepared) * sign)
+        return Batch(sample, None if self.prepared is None else turn(self.prepared) * sign, self.scale)
 
 
 @dataclass
@@ -91,4 +93,5 @@ class Supply:
 def prepare(sample: Sample, network: QSMNetwork) -> Batch:
     """A sample with what the network prepares for it."""
     scale = field_scale(sample.field, sample.mask)
-    return Batch(sample, network.prepare(sample.field / scale, sample.mask, sample.geometry, sample.magnitude))
+    prepared = network.prepare(sample.field / scale, sample.mask, sample.geometry, sample.magnitude)
+    return Batch(sample, prepared, scale)

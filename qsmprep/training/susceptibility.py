@@ -11,6 +11,9 @@ from qsmprep.training.draw import Dice, Shape, coordinates, gaussian, shape_mask
 
 Voxel = tuple[float, float, float]
 
+TRIED = 64
+"""Random voxels of which one in the mask is taken."""
+
 
 @dataclass(frozen=True)
 class ChiParams:
@@ -86,7 +89,7 @@ def nuclei(dice: Dice, chi: torch.Tensor, anatomy: Anatomy, voxel_mm: Voxel) -> 
     where = coordinates(tuple(chi.shape), voxel_mm, dice.device)  # type: ignore[arg-type]
     for _ in range(dice.integer(0, 8)):
         mask = shape_mask(dice, where, _somewhere(dice, where, anatomy.brain), (1.5, 7.0))
-        chi = torch.where(mask, chi * dice.number(0.0, 1.0) + 0.09 * float(dice.normal()) + 0.04, chi)
+        chi = torch.where(mask, chi * dice.number(0.0, 1.0) + 0.09 * dice.bell() + 0.04, chi)
     return chi
 
 
@@ -140,8 +143,7 @@ def draw_magnitude(dice: Dice, anatomy: Anatomy, chi: torch.Tensor, voxel_mm: Vo
 
 
 def _somewhere(dice: Dice, where: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The position in mm of a random voxel of a mask (of the patch where the mask is empty)."""
-    index = mask.flatten().nonzero()[:, 0]
-    count = index.numel() or mask.numel()
-    chosen = dice.integer(0, count - 1)
-    return where.flatten(1)[:, int(index[chosen]) if index.numel() else chosen]
+    """The position in mm of a random voxel of a mask, ``(3,)`` (of the patch where it finds none of the mask)."""
+    tried = (dice.uniform(0.0, 1.0, (TRIED,)) * mask.numel()).long().clamp_max(mask.numel() - 1)
+    first = mask.flatten()[tried].int().argmax(dim=0, keepdim=True)
+    return where.flatten(1).index_select(1, tried.index_select(0, first))[:, 0]

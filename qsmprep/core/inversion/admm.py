@@ -25,6 +25,8 @@ class TotalVariation:
         Penalty of the split relative to a grid of 1 mm; it changes the speed, not the solution.
     faces : list of torch.Tensor, optional
         Relative weight of every face, for each axis on the padded grid; None weighs all alike.
+    batch : tuple of int
+        Leading lengths of maps that are solved for together, all with one ``H``.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class TotalVariation:
         weight: float,
         rho: float,
         faces: list[torch.Tensor | None] | None = None,
+        batch: tuple[int, ...] = (),
     ) -> None:
         self.space = space
         self.weights = faces or [None, None, None]
@@ -43,9 +46,10 @@ class TotalVariation:
         if float(self.inverse[0, 0, 0]) == 0.0:
             self.inverse[0, 0, 0] = 1.0
         self.inverse.clamp_(min=1e-12).reciprocal_()
-        self.duals = [torch.zeros(space.shape, device=space.device) for _ in range(3)]
-        self.pull = torch.zeros(space.shape, device=space.device)
-        self._faces = torch.empty(space.shape, device=space.device)
+        shape = (*batch, *space.shape)
+        self.duals = [torch.zeros(shape, device=space.device) for _ in range(3)]
+        self.pull = torch.zeros(shape, device=space.device)
+        self._faces = torch.empty(shape, device=space.device)
 
     def set_weight(self, weight: float) -> None:
         r"""Go on with another :math:`\lambda`."""
@@ -53,7 +57,7 @@ class TotalVariation:
 
     def spectrum(self, data: torch.Tensor) -> torch.Tensor:
         """The map in k-space that minimises data term plus split, for ``data`` = ``b`` in k-space."""
-        spectrum = torch.fft.rfftn(self.pull)
+        spectrum = self.space.fft(self.pull)
         spectrum += data
         spectrum *= self.inverse
         return spectrum
@@ -66,7 +70,7 @@ class TotalVariation:
         """Soft-threshold the gradient, update the multipliers and what they pull the map to."""
         self.pull.zero_()
         for axis, (dual, mm) in enumerate(zip(self.duals, self.space.grid.voxel_mm, strict=True)):
-            faces = difference(chi, axis, mm, out=self._faces)
+            faces = difference(chi, axis - 3, mm, out=self._faces)
             faces += dual
             weight = self.weights[axis]
             if weight is None:
@@ -75,7 +79,7 @@ class TotalVariation:
                 most = self.limit * weight
                 torch.clamp(faces, -most, most, out=dual)
             faces.sub_(dual, alpha=2.0)
-            add_adjoint(self.pull, faces, axis, self.rho / mm)
+            add_adjoint(self.pull, faces, axis - 3, self.rho / mm)
 
 
 def relative_change(new: torch.Tensor, old: torch.Tensor) -> float:
