@@ -88,7 +88,7 @@ def nuclei(dice: Dice, chi: torch.Tensor, anatomy: Anatomy, voxel_mm: Voxel) -> 
     nigra, dentate …), which label maps lack, and some of the opposite sign."""
     where = coordinates(tuple(chi.shape), voxel_mm, dice.device)  # type: ignore[arg-type]
     for _ in range(dice.integer(0, 8)):
-        mask = shape_mask(dice, where, _somewhere(dice, where, anatomy.brain), (1.5, 7.0))
+        mask = shape_mask(dice, where, somewhere(dice, where, anatomy.brain), (1.5, 7.0))
         chi = torch.where(mask, chi * dice.number(0.0, 1.0) + 0.09 * dice.bell() + 0.04, chi)
     return chi
 
@@ -97,7 +97,7 @@ def lesions(dice: Dice, chi: torch.Tensor, brain: torch.Tensor, voxel_mm: Voxel,
     """Haemorrhages and calcifications: shapes of 1 to 6 mm with large susceptibility of either sign."""
     where = coordinates(tuple(chi.shape), voxel_mm, dice.device)  # type: ignore[arg-type]
     for _ in range(dice.integer(1, 4)):
-        mask = shape_mask(dice, where, _somewhere(dice, where, brain), (1.0, 6.0))
+        mask = shape_mask(dice, where, somewhere(dice, where, brain), (1.0, 6.0))
         chi = torch.where(mask, torch.full_like(chi, dice.sign() * dice.log_number(0.2, limit_ppm)), chi)
     return chi
 
@@ -142,7 +142,7 @@ def draw_magnitude(dice: Dice, anatomy: Anatomy, chi: torch.Tensor, voxel_mm: Vo
     return gaussian(image, (width, width, width)) + dice.number(0.005, 0.08) * dice.normal(shape)
 
 
-def _somewhere(dice: Dice, where: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def somewhere(dice: Dice, where: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The position in mm of a random voxel of a mask, ``(3,)`` (of the patch where it finds none of the mask)."""
     tried = (dice.uniform(0.0, 1.0, (TRIED,)) * mask.numel()).long().clamp_max(mask.numel() - 1)
     first = mask.flatten()[tried].int().argmax(dim=0, keepdim=True)

@@ -55,6 +55,17 @@ def test_a_flat_magnitude_is_as_good_as_none(scene):
     assert torch.equal(plain, flat)
 
 
+def test_volumes_of_a_batch_are_solved_each_for_itself(scene, monkeypatch):
+    *_, scaled, inside, image, _ = scene
+    turned = [torch.cat([volume, volume.flip(-3), volume.flip(-2)]) for volume in (scaled, inside, image)]
+    geometry = Geometry(GRID)
+    together = variation_maps(turned[0], turned[1], geometry, turned[2])
+    alone = [variation_maps(*(v[i : i + 1] for v in turned[:2]), geometry, turned[2][i : i + 1]) for i in range(3)]
+    assert torch.equal(together, torch.cat(alone))
+    monkeypatch.setattr("qsmprep.networks.variation.TOGETHER", 1)
+    assert torch.equal(together, variation_maps(turned[0], turned[1], geometry, turned[2]))
+
+
 def test_maps_are_odd(scene):
     *_, scaled, inside, image, _ = scene
     there, back = (variation_maps(s * scaled, inside, Geometry(GRID), image) for s in (1, -1))

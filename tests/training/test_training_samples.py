@@ -16,7 +16,19 @@ from qsmprep.errors import DataError, MissingFileError
 from qsmprep.networks.geometry import Geometry
 from qsmprep.training.anatomy import CLASSES, Anatomy, head_patch, load_chi, load_labels
 from qsmprep.training.config import from_mapping
-from qsmprep.training.draw import Dice, erode, gaussian, smooth_noise, thicken, vessels
+from qsmprep.training.draw import (
+    Dice,
+    coordinates,
+    erode,
+    gaussian,
+    mean_in,
+    rotation,
+    shape_mask,
+    smooth_noise,
+    spread_in,
+    thicken,
+    vessels,
+)
 from qsmprep.training.leftover import far_field, leftover, rim_share
 from qsmprep.training.material import gather
 from qsmprep.training.sample import (
@@ -29,7 +41,7 @@ from qsmprep.training.sample import (
     draw_field,
     draw_grid,
 )
-from qsmprep.training.susceptibility import ChiParams, paint
+from qsmprep.training.susceptibility import ChiParams, paint, somewhere
 
 SHAPE = (32, 32, 24)
 
@@ -292,6 +304,40 @@ def test_erosion_takes_layers_and_the_rim_of_the_array():
     mask = torch.ones(9, 9, 9, dtype=torch.bool)
     assert int(erode(mask, 2).sum()) == 5**3
     assert torch.equal(erode(mask, 0), mask)
+
+
+def test_statistics_in_a_mask():
+    volume = Dice.of(3).normal((12, 10, 8)) + 5
+    mask = volume > 4.6
+    assert float(mean_in(volume, mask)) == pytest.approx(float(volume[mask].mean()), rel=1e-5)
+    assert float(spread_in(volume, mask)) == pytest.approx(float(volume[mask].std(unbiased=False)), rel=1e-4)
+
+
+def test_single_numbers_come_from_the_cpu():
+    turn = rotation(Dice.of(5))
+    assert turn.device.type == "cpu"
+    torch.testing.assert_close(turn @ turn.T, torch.eye(3), atol=1e-5, rtol=0)
+    assert float(torch.linalg.det(turn)) == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_shapes_lie_where_they_are_put_and_have_their_size(seed):
+    where = coordinates((40, 40, 40), (1.0, 1.0, 1.0), torch.device("cpu"))
+    centre = torch.tensor([4.5, -3.5, 0.5])
+    mask = shape_mask(Dice.of(seed), where, centre, (4.0, 9.0))
+    inside = where[:, mask]
+    assert 50 < inside.shape[1] < 40**3 / 8
+    assert float((inside.mean(dim=1) - centre).norm()) < 0.5
+    assert float((inside - centre.view(3, 1)).norm(dim=0).max()) < 9.0 * math.sqrt(3)
+
+
+def test_a_random_voxel_is_one_of_the_mask():
+    where = coordinates((20, 20, 20), (1.0, 2.0, 1.0), torch.device("cpu"))
+    mask = where[0] > 3
+    places = torch.stack([somewhere(Dice.of(seed), where, mask) for seed in range(40)])
+    assert bool((places[:, 0] > 3).all())
+    assert len(places.unique(dim=0)) > 30
+    assert somewhere(Dice.of(0), where, torch.zeros_like(mask)).shape == (3,)
 
 
 def test_vessels_are_thin():
