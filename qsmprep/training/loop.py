@@ -177,12 +177,23 @@ def advance(params: TrainParams, state: State, sources: Sources, low: bool) -> t
         state.optimiser.step()
     state.step += 1
     keep = min(params.ema, (1 + state.step) / (10 + state.step))
-    with torch.no_grad():
-        pairs = [list(network.parameters()) for network in (state.average, state.network)]
-        get_ema_multi_avg_fn(keep)(*pairs, None)  # type: ignore[no-untyped-call]
-        for mean, now in zip(state.average.buffers(), state.network.buffers(), strict=True):
-            mean.copy_(now)
+    follow(state.average, state.network, keep)
     return float(loss.detach()), error
+
+
+@torch.no_grad()
+def follow(average: nn.Module, network: nn.Module, keep: float) -> None:
+    """Move the averaged weights towards those of the network.
+
+    The statistics of batch normalisations are averaged too: those of the network are of its last few batches,
+    each of one voxel size.
+    """
+    pairs = [[*one.parameters(), *one.buffers()] for one in (average, network)]
+    moving = [(mean, now) for mean, now in zip(*pairs, strict=True) if mean.is_floating_point()]
+    get_ema_multi_avg_fn(keep)(*map(list, zip(*moving, strict=True)), None)  # type: ignore[no-untyped-call]
+    for mean, now in zip(*pairs, strict=True):
+        if not mean.is_floating_point():
+            mean.copy_(now)
 
 
 def save(path: Path, params: TrainParams, state: State) -> None:

@@ -17,7 +17,7 @@ from qsmprep.networks.weights import save
 from qsmprep.training import loop
 from qsmprep.training.config import TrainParams
 from qsmprep.training.export import ranges
-from qsmprep.training.loop import CHECKPOINT, LOG, State, advance, begin, learning_rate, train
+from qsmprep.training.loop import CHECKPOINT, LOG, State, advance, begin, follow, learning_rate, train
 from qsmprep.training.material import gather
 from qsmprep.training.sample import Sources
 
@@ -280,3 +280,14 @@ def test_weights_of_another_size_begin_nothing(tmp_path):
         begin(dataclasses.replace(params, model=guided, start=str(tmp_path / "plain")), "cpu")
     with pytest.raises(DataError, match=r"cannot begin .*larger: they are of conenet"):
         begin(dataclasses.replace(params, start=str(tmp_path / "larger")), "cpu")
+
+
+def test_averages_follow_weights_and_statistics():
+    network, average = (torch.nn.Sequential(torch.nn.Conv3d(1, 2, 1), torch.nn.BatchNorm3d(2)) for _ in range(2))
+    before = {key: value.clone() for key, value in average.state_dict().items()}
+    network(torch.randn(2, 1, 4, 4, 4) * 3 + 5)
+    follow(average, network, 0.75)
+    for key, now in network.state_dict().items():
+        wanted = now if not now.is_floating_point() else 0.75 * before[key] + 0.25 * now
+        torch.testing.assert_close(average.state_dict()[key], wanted)
+    assert not torch.equal(network[1].running_mean, before["1.running_mean"])
