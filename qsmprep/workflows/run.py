@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from qsmprep.bids.collect import Selection
 from qsmprep.bids.dataset import check_output_dir, version_warning, write_dataset_files
 from qsmprep.bids.headers import read_header
+from qsmprep.bids.leftovers import remove_leftovers
 from qsmprep.bids.preflight import Preflight, preflight
 from qsmprep.bids.table import render_table
 from qsmprep.bids.write import write_text
@@ -95,6 +96,8 @@ def _start_logs(settings: Settings, found: Preflight) -> Path:
         print(f"warning: {warning}", file=sys.stderr)
     names = {f"deriv{number}": path for number, path in enumerate(settings.derivatives)}
     write_dataset_files(settings.out_dir, settings.bids_dir, version=qsmprep_version(), derivatives=names)
+    subjects = sorted({verdict.subject for verdict in found.verdicts})
+    remove_leftovers(settings.out_dir, subjects, all_logs=not settings.participants)
     write_text(settings.to_json(), log_dir / "settings.json")
     write_text(render_table(found) + "\n", log_dir / "preflight.txt")
     print(f"Settings: {log_dir / 'settings.json'}", flush=True)
