@@ -22,6 +22,7 @@ from qsmprep.errors import CannotWriteError, MissingFileError
 from qsmprep.networks.card import check_weights
 from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
+from qsmprep.workflows.server import start_server
 
 if TYPE_CHECKING:
     from qsmprep.workflows.pages import Result
@@ -105,6 +106,8 @@ def _start_logs(settings: Settings, found: Preflight) -> Path:
 
 
 def _compute(settings: Settings, found: Preflight, log_dir: Path) -> int:
+    if settings.nprocs > 1 and settings.use_plugin is None and not settings.boilerplate_only:
+        start_server()
     from qsmprep.workflows import engine, pages
     from qsmprep.workflows.base import init_qsmprep_wf, write_graph
     from qsmprep.workflows.boilerplate import write_boilerplate
