@@ -6,8 +6,8 @@ The first participant of the data set is copied, and the copies are processed as
 The parent's own memory is sampled four times a second. A run has three parts: the start (imports, reading all headers,
 making the graph) until the first step begins; the steps; and the end (records and pages) after the last one. *Busy* is
 the time of the steps as they measured it themselves, drawing and writing among them, over the time that there was for
-them: number of processes times the second part. The rest of that part is scheduling: whatever goes on while a process has no
-step (choosing, sending, hashing of inputs, writing of Nipype's own files, and waiting for a step of another branch).
+them: number of processes times the second part. The rest of that part is scheduling: whatever goes on while a process
+has no step (choosing, sending, hashing of inputs, Nipype's own files, and waiting for a step of another branch).
 """
 
 from __future__ import annotations
