@@ -7,7 +7,9 @@ import shutil
 import sys
 import uuid
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from qsmprep.bids.collect import Selection
@@ -108,7 +110,7 @@ def _start_logs(settings: Settings, found: Preflight) -> Path:
 def _compute(settings: Settings, found: Preflight, log_dir: Path) -> int:
     if settings.nprocs > 1 and settings.use_plugin is None and not settings.boilerplate_only:
         start_server()
-    from qsmprep.workflows import engine, pages
+    from qsmprep.workflows import engine
     from qsmprep.workflows.base import init_qsmprep_wf, write_graph
     from qsmprep.workflows.boilerplate import write_boilerplate
     from qsmprep.workflows.progress import Progress
@@ -126,8 +128,11 @@ def _compute(settings: Settings, found: Preflight, log_dir: Path) -> int:
     if settings.boilerplate_only:
         print(f"Methods text: {log_dir / 'CITATION.md'}")
         return 0
+    Thread(target=import_module, args=("qsmprep.workflows.pages",)).start()  # heavy, and needed at the end only
     with Progress(f"{workflow.name}.{name}" for name in workflow.list_node_names()) as progress:
         outcome = engine.execute(workflow, settings, progress.tell)
+    from qsmprep.workflows import pages
+
     results = pages.write_pages(settings, found, grids, outcome, log_dir)
     return summarise(results, found, outcome.out_of_memory)
 
