@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import shutil
 import sys
 import uuid
@@ -128,13 +129,19 @@ def _compute(settings: Settings, found: Preflight, log_dir: Path) -> int:
     if settings.boilerplate_only:
         print(f"Methods text: {log_dir / 'CITATION.md'}")
         return 0
-    Thread(target=import_module, args=("qsmprep.workflows.pages",)).start()  # heavy, and needed at the end only
+    Thread(target=_import_pages).start()
     with Progress(f"{workflow.name}.{name}" for name in workflow.list_node_names()) as progress:
         outcome = engine.execute(workflow, settings, progress.tell)
     from qsmprep.workflows import pages
 
     results = pages.write_pages(settings, found, grids, outcome, log_dir)
     return summarise(results, found, outcome.out_of_memory)
+
+
+def _import_pages() -> None:
+    """Import, while the steps run, what is heavy and needed at the end only; garbage is not looked for in it."""
+    import_module("qsmprep.workflows.pages")
+    gc.freeze()
 
 
 def summarise(results: list[Result], found: Preflight, out_of_memory: bool) -> int:
