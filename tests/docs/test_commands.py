@@ -35,12 +35,10 @@ class Room:
         self.folder = folder
         programs = folder / ".programs"
         programs.mkdir(parents=True)
-        for name, module in PROGRAMS.items():
+        for name, words in (("python", ""), *((name, f"-m qsmprep.cli.{module}") for name, module in PROGRAMS.items())):
             script = programs / name
-            script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m qsmprep.cli.{module} "$@"\n')
+            script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {words} "$@"\n')
             script.chmod(0o755)
-        python = programs / "python"
-        python.symlink_to(sys.executable)
         path = environment.pop("PATH", os.environ["PATH"])
         own = {"PATH": f"{programs}:{path}", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
         self.environment = {**os.environ, **environment, **own}
@@ -280,10 +278,10 @@ def test_install(tmp_path):
     room.environment["PYTHONPATH"] = ""
     room.environment["PATH"] = f"{Path(sys.base_prefix) / 'bin'}:{os.environ['PATH']}"
     added = told.how(install).more
-    said = room.type(f"{make} && {{ pip install -q setuptools --no-index || true; }} && pip list", cwd=copy)
-    if "setuptools" not in said:
-        pytest.skip("a new environment has no setuptools here, and none may be fetched")
-    room.type(f"{make} && {install} {added} && qsmprep --version", cwd=copy)
+    builder = f"{make} && pip install -q --no-index 'setuptools>=70.1'"
+    if subprocess.run(["sh", "-c", builder], cwd=copy, env=room.environment, capture_output=True).returncode:
+        pytest.skip("there is no current setuptools here, and none may be fetched")
+    room.type(f"{make} && {install} {added} && pip show qsmprep && test -x .venv/bin/qsmprep-step", cwd=copy)
 
 
 @pytest.mark.slow
@@ -304,8 +302,8 @@ def test_tests_that_are_told_exist(command, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(bool(why_not()), reason=why_not() or "SLURM is there")
 def test_slurm(tmp_path):
-    """On a SLURM that is started here; with a node that says that it has what the commands ask for."""
-    with OneHost(tmp_path / "slurm", cpus=4, memory_mb=64000) as host:
+    """On a SLURM that is started here."""
+    with OneHost(tmp_path / "slurm") as host:
         room = Room(tmp_path / "room", **{key: host.environment[key] for key in ("SLURM_CONF", "PATH")})
         scans.write_cohort(tmp_path, ("01",)).rename(room.folder / "BIDS_DIR")
         submit, status, again = in_room("slurm")
