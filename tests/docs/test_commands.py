@@ -318,5 +318,5 @@ def test_slurm(tmp_path):
         for command in in_room("slurm script"):
             room.type(command.replace(" --submit", ""))
             scripts = sorted((room.folder / "OUT_DIR" / "logs" / "slurm").glob("*/array-*.sh"))
-            room.type(f"sh -n {shlex.quote(str(scripts[-1]))}")
+            room.type(f"bash -n {shlex.quote(str(scripts[-1]))}")
             assert "--gres" in scripts[-1].read_text() and "qsmprep.sif" in scripts[-1].read_text()
