@@ -3,8 +3,11 @@
     python benchmarks/cohort_cost.py BIDS_DIR [--subjects 50] [--nprocs 2] [option of qsmprep ...]
 
 The first participant of the data set is copied, and the copies are processed as one cohort into a temporary folder.
-The parent's own memory is sampled four times a second. The time of the steps, drawing and writing among them, is what
-they measured themselves: what Nipype does around each counts as cost, as do the start and the pages at the end.
+The parent's own memory is sampled four times a second. A run has three parts: the start (imports, reading all headers,
+making the graph) until the first step begins; the steps; and the end (records and pages) after the last one. *Busy* is
+the time of the steps as they measured it themselves, drawing and writing among them, over the time that there was for
+them: number of processes times the second part. The rest of that part is scheduling: whatever goes on while a process
+has no step (choosing, sending, hashing of inputs, Nipype's own files, and waiting for a step of another branch).
 """
 
 from __future__ import annotations
@@ -63,6 +66,13 @@ def watch(command: list[str], log: Path) -> tuple[float, list[tuple[float, float
     return time.monotonic() - begun, seen
 
 
+def parts(work: Path, begun: float, ended: float) -> tuple[list[float], tuple[float, float, float]]:
+    """Seconds of every step, and of start, steps and end of a run (clock times of its begin and end are given)."""
+    steps = [(path.stat().st_mtime, json.loads(path.read_text())["seconds"]) for path in work.rglob("usage.json")]
+    first, last = min(end - took for end, took in steps), max(end for end, _ in steps)
+    return [took for _, took in steps], (first - begun, last - first, ended - last)
+
+
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -75,17 +85,17 @@ def main() -> int:
         copies(options.bids_dir, options.subjects, root / "raw")
         command = [sys.executable, "-m", "qsmprep.cli.main", str(root / "raw"), str(root / "out"), "participant"]
         command += ["-w", str(root / "work"), "--nprocs", str(options.nprocs), *words]
+        begun = time.time()
         seconds, seen = watch(command, root / "log.txt")
-        taken = [json.loads(path.read_text())["seconds"] for path in (root / "work").rglob("usage.json")]
+        taken, (start, middle, end) = parts(root / "work", begun, begun + seconds)
     memory = [mb for _, mb in seen if mb]
     half = memory[len(memory) // 2 :]
-    busy = 100 * sum(taken) / (seconds * options.nprocs)
-    print("| participants | steps | processes | seconds | busy with steps % | parent MB, from half on |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    print(
-        f"| {options.subjects} | {len(taken)} | {options.nprocs} | {seconds:.0f} | {busy:.1f} | "
-        f"{min(half):.0f} to {max(half):.0f} |"
-    )
+    busy = 100 * sum(taken) / (middle * options.nprocs)
+    names = ("participants", "steps", "processes", "start s", "steps s", "end s", "busy %", "scheduling %", "parent MB")
+    print("| " + " | ".join(names) + " |\n" + "| --- " * len(names) + "|")
+    values = (f"{number:.1f}" for number in (start, middle, end, busy, 100 - busy))
+    parent = f"{min(half):.0f} to {max(half):.0f}"
+    print("| " + " | ".join(map(str, (options.subjects, len(taken), options.nprocs, *values, parent))) + " |")
     return 0
 
 

@@ -8,7 +8,6 @@ import gzip
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qsmprep.bids.leftovers import unfinished
 from qsmprep.errors import CannotWriteError, DataError, MissingFileError
 
 COMPRESSION = 4
@@ -37,7 +37,8 @@ _REMEDIES = {
 def atomic(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
     """Open a file to be written; it takes its name only when everything went well.
 
-    The bytes go into a hidden file in the same folder, which is removed on any failure.
+    The bytes go into a hidden file in the same folder, which is removed on any failure; what a killed process leaves
+    is removed by a later run (:mod:`qsmprep.bids.leftovers`).
 
     Parameters
     ----------
@@ -52,7 +53,7 @@ def atomic(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
         When the file system refuses.
     """
     path = Path(path)
-    hidden = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    hidden = unfinished(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with hidden.open("xb") as stream:

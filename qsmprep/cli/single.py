@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsmprep.bids.headers import check_offset, check_size
+from qsmprep.bids.metadata import read_json
 from qsmprep.bids.names import sidecar_path
 from qsmprep.bids.write import cannot_write, write_json, write_nifti
 from qsmprep.core.bibliography import load
@@ -167,6 +168,30 @@ def unit_per_ppm(units: str, b0_t: float | None, te_s: float | None) -> float:
     return rad_per_ppm(b0_t, te_s)
 
 
+def units_of(field: Path, given: str | None) -> str | None:
+    """The unit of a field: as given, else as in the JSON file beside it; None where neither knows.
+
+    Raises
+    ------
+    UsageError
+        When the two contradict each other: susceptibility would be wrong by a factor.
+    """
+    try:
+        written = str(read_json(sidecar_path(field)).get("Units", "")).lower()
+    except QSMPrepError:
+        return given
+    if written not in UNIT_SYMBOLS:
+        return given
+    if given is not None and given != written:
+        raise UsageError(
+            f"`--units` is {given}, but the file beside the field says {UNIT_SYMBOLS[written]}",
+            file=sidecar_path(field),
+            expected="one unit",
+            remedy=f"give --units {written}, or correct the file",
+        )
+    return written
+
+
 def check_writable(path: Path) -> None:
     """Find out whether a file can be made at ``path``, before any long work.
 
@@ -264,6 +289,7 @@ def _start(args: argparse.Namespace) -> tuple[Source, Grid]:
 def background(args: argparse.Namespace) -> str:
     """Remove the background field from one file and say what was done."""
     mask, grid = _start(args)
+    args.units = units_of(args.field, args.units)
     method = METHODS.get("background", args.method)
     field = read_on_grid(args.field, mask)
     weights = read_on_grid(args.weights, mask)
@@ -288,6 +314,7 @@ def background(args: argparse.Namespace) -> str:
 def invert(args: argparse.Namespace) -> str:
     """Compute susceptibility from one local field and say what was done."""
     mask, grid = _start(args)
+    args.units = units_of(args.field, args.units)
     method = METHODS.get("inversion", args.method)
     field = read_on_grid(args.field, mask)
     assert field is not None

@@ -104,7 +104,7 @@ def _add_group(parser: argparse.ArgumentParser, name: str) -> None:
         )
     elif name in ("units", "optional-units"):
         needed = name == "units"
-        given = "" if needed else "; only recorded"
+        given = "" if needed else "; only recorded (default: that of the JSON file beside it)"
         parser.add_argument("--units", choices=UNITS, required=needed, help=f"unit of the field{given}")
         parser.add_argument("--b0-t", type=float, metavar="TESLA", help="field strength; needed with hz and rad")
         parser.add_argument("--te-s", type=float, metavar="SECONDS", help="echo time of the phase; needed with rad")

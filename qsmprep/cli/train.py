@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import shlex
 import signal
 import sys
 import time
@@ -30,7 +31,8 @@ NETWORKS = (
 
 EPILOG = """\
 The checkpoint, the log (log.csv) and a record of what was done (run.json) stand in --out. The same command goes on
-from the checkpoint: runs of limited time (--minutes) can be chained. Ctrl-C ends after the step with a checkpoint.
+from the checkpoint: runs of limited time (--minutes) can be chained. Ctrl-C ends after the step with a checkpoint
+and exports nothing; the same command with --export DIR --minutes 0 takes no step and exports the checkpoint.
 
 exit codes: 0 done, or time is up · 1 diverged · 2 usage · 65 bad data · 66 a file is absent · 73 cannot write ·
   75 out of memory · 130 interrupted (Ctrl-C) · 143 terminated"""
@@ -60,7 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--seed", type=int, metavar="N", help="of weights and samples (default: the recipe's)")
     add("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
-    add("--export", type=Path, metavar="DIR", help="then write DIR/NAME.safetensors and its card, DIR/NAME.json")
+    add("--export", type=Path, metavar="DIR", help="then write DIR/NAME.safetensors and its card, DIR/NAME.json "
+        "(with --minutes 0: of the checkpoint as it is)")  # fmt: skip
     add("--export-name", metavar="WORD", help="name of these files instead of NAME")
     add("--half", action=argparse.BooleanOptionalAction, default=True, help="export in half precision (default: yes)")
     add("--description", metavar="TEXT", help="a remark for the card, for example on the hardware")
@@ -199,6 +202,9 @@ def learn(args: argparse.Namespace, command: Sequence[str]) -> int:
     if interrupt.code:
         print(f"qsmprep-train: interrupted at step {state.step} of {params.steps}; the same command goes on from "
               f"{out / 'checkpoint.pt'}", file=sys.stderr)  # fmt: skip
+        if args.export is not None and state.step:
+            print(f"qsmprep-train: nothing was exported; to export what was trained so far: "
+                  f"{shlex.join([*command, '--minutes', '0'])}", file=sys.stderr)  # fmt: skip
         return interrupt.code
     if state.step < params.steps:
         print(f"time is up at step {state.step} of {params.steps}; the same command goes on")

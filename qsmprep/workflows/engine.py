@@ -6,22 +6,20 @@ import errno
 import gc
 import json
 import logging
-import multiprocessing as mp
 import os
 import platform
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from nipype import config
 from nipype.pipeline.engine import MapNode, Workflow
 from nipype.pipeline.plugins.linear import LinearPlugin
@@ -31,9 +29,10 @@ from qsmprep.bids.write import cannot_write
 from qsmprep.errors import OutOfMemoryError, QSMPrepError, UsageError
 from qsmprep.settings import Settings
 from qsmprep.workflows.dependencies import Dependencies
+from qsmprep.workflows.server import answering, start_server
 
-PRELOAD = ("qsmprep.interfaces.phase", "qsmprep.interfaces.masks", "qsmprep.interfaces.inversion", "torch", "numba")
-"""What the server that workers are forked from imports once. It never touches CUDA."""
+LOOK_AT_LEAST_EVERY_S = 1.0
+"""Should the news of the end of a step ever be lost, it is found after so long."""
 
 NIPYPE_LOGGERS = ("nipype.workflow", "nipype.interface", "nipype.utils", "nipype.filemanip")
 
@@ -85,24 +84,38 @@ class WatchedMultiProc(MultiProcPlugin):
         level = args.pop("log_level", logging.CRITICAL)
         super().__init__(plugin_args={**args, "mp_context": "forkserver"})
         self.pool.shutdown(wait=False)
-        context = mp.get_context("forkserver")
-        context.set_forkserver_preload(list(PRELOAD))
-        with answering(signal.SIG_IGN, signal.SIGINT):  # inherited: the workers leave Ctrl-C to this process
-            forkserver.ensure_running()
         self.pool = ProcessPoolExecutor(
             max_workers=self.processors,
-            mp_context=context,
+            mp_context=start_server(),
             initializer=_start_worker,
             initargs=(Path.cwd(), level),
         )
         self.killed = False
+        self.news = threading.Event()
 
     def _generate_dependency_list(self, graph: Any) -> None:
         super()._generate_dependency_list(graph)
         if not any(isinstance(node, MapNode) for node in self.procs):
             self.depidx = Dependencies(self.depidx)
 
+    def _send_procs_to_workers(self, updatehash: bool = False, graph: Any = None) -> None:
+        """Give out what can be run, then wait for the next step to end instead of asking a hundred times a second."""
+        before = self._finished()
+        super()._send_procs_to_workers(updatehash, graph)
+        if self._finished() == before:  # else what was found done may have made others ready
+            self.news.wait(LOOK_AT_LEAST_EVERY_S if self.pending_tasks else 0.01)
+        self.news.clear()  # before results are looked at: one that comes meanwhile is not missed
+
+    def _finished(self) -> int:
+        return int(np.count_nonzero(self.proc_done & ~self.proc_pending))
+
     def _async_callback(self, args: Any) -> None:
+        try:
+            self._take_result(args)
+        finally:
+            self.news.set()
+
+    def _take_result(self, args: Any) -> None:
         if args.cancelled():
             return
         error = args.exception()
@@ -140,20 +153,6 @@ class WatchedMultiProc(MultiProcPlugin):
             process.kill()
 
 
-@contextmanager
-def answering(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
-    """Let ``handler`` answer signals for a while (in the main thread; elsewhere nothing changes)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
-
-
 class Interrupted(KeyboardInterrupt):
     """SIGINT or SIGTERM came while the graph ran."""
 
@@ -170,7 +169,7 @@ def configure_nipype(settings: Settings, log_dir: Path) -> None:
                 "crashfile_format": "txt",
                 "hash_method": "content",
                 "stop_on_first_crash": str(settings.stop_on_first_crash).lower(),
-                "poll_sleep_duration": "0.01",
+                "poll_sleep_duration": "0.01" if settings.use_plugin else "0",  # ours waits for news itself
                 "remove_unnecessary_outputs": "false",
                 "check_version": "false",
                 "create_report": "false",

@@ -10,6 +10,7 @@ import pandas as pd
 
 from qsmprep.bids.dataset import check_output_dir, write_dataset_files
 from qsmprep.bids.entities import natural_key
+from qsmprep.bids.leftovers import remove_leftovers
 from qsmprep.cohort import models, outliers, tables
 from qsmprep.cohort.collect import Cohort, collect_cohort, folders
 from qsmprep.cohort.formula import default_formula, names_in
@@ -72,6 +73,7 @@ def run_group(settings: Settings) -> int:
     except MissingFileError as error:
         return _quality_only(settings, error)
     write_dataset_files(settings.out_dir, settings.bids_dir, version=qsmprep_version())
+    remove_leftovers(settings.out_dir, folders(settings.out_dir), all_logs=True)
     write_tables(result, settings.out_dir)
     page = write_page(result, settings.out_dir)
     _tell(result)
@@ -119,6 +121,7 @@ def _quality_only(settings: Settings, error: MissingFileError) -> int:
     flagged = outliers.find_outliers(pd.DataFrame(), found.metrics, settings.roi_statistic)
     reason = f"{error.what}: there are no regions and no models. Do: {error.remedy}."
     write_dataset_files(settings.out_dir, settings.bids_dir, version=qsmprep_version())
+    remove_leftovers(settings.out_dir, folders(settings.out_dir), all_logs=True)
     write_quality(found.metrics, settings.out_dir)
     tables.write_frame(flagged, settings.out_dir / FILES["outliers"], outliers.COLUMNS)
     for text in (reason, *found.problems):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import shutil
 import sys
 import uuid
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from qsmprep.bids.collect import Selection
 from qsmprep.bids.dataset import check_output_dir, version_warning, write_dataset_files
 from qsmprep.bids.headers import read_header
+from qsmprep.bids.leftovers import remove_leftovers
 from qsmprep.bids.preflight import Preflight, preflight
 from qsmprep.bids.table import render_table
 from qsmprep.bids.write import write_text
@@ -21,6 +25,7 @@ from qsmprep.errors import CannotWriteError, MissingFileError
 from qsmprep.networks.card import check_weights
 from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
+from qsmprep.workflows.server import start_server
 
 if TYPE_CHECKING:
     from qsmprep.workflows.pages import Result
@@ -95,6 +100,8 @@ def _start_logs(settings: Settings, found: Preflight) -> Path:
         print(f"warning: {warning}", file=sys.stderr)
     names = {f"deriv{number}": path for number, path in enumerate(settings.derivatives)}
     write_dataset_files(settings.out_dir, settings.bids_dir, version=qsmprep_version(), derivatives=names)
+    subjects = sorted({verdict.subject for verdict in found.verdicts})
+    remove_leftovers(settings.out_dir, subjects, all_logs=not settings.participants)
     write_text(settings.to_json(), log_dir / "settings.json")
     write_text(render_table(found) + "\n", log_dir / "preflight.txt")
     print(f"Settings: {log_dir / 'settings.json'}", flush=True)
@@ -102,7 +109,9 @@ def _start_logs(settings: Settings, found: Preflight) -> Path:
 
 
 def _compute(settings: Settings, found: Preflight, log_dir: Path) -> int:
-    from qsmprep.workflows import engine, pages
+    if settings.nprocs > 1 and settings.use_plugin is None and not settings.boilerplate_only:
+        start_server()
+    from qsmprep.workflows import engine
     from qsmprep.workflows.base import init_qsmprep_wf, write_graph
     from qsmprep.workflows.boilerplate import write_boilerplate
     from qsmprep.workflows.progress import Progress
@@ -120,10 +129,19 @@ def _compute(settings: Settings, found: Preflight, log_dir: Path) -> int:
     if settings.boilerplate_only:
         print(f"Methods text: {log_dir / 'CITATION.md'}")
         return 0
+    Thread(target=_import_pages).start()
     with Progress(f"{workflow.name}.{name}" for name in workflow.list_node_names()) as progress:
         outcome = engine.execute(workflow, settings, progress.tell)
+    from qsmprep.workflows import pages
+
     results = pages.write_pages(settings, found, grids, outcome, log_dir)
     return summarise(results, found, outcome.out_of_memory)
+
+
+def _import_pages() -> None:
+    """Import, while the steps run, what is heavy and needed at the end only; garbage is not looked for in it."""
+    import_module("qsmprep.workflows.pages")
+    gc.freeze()
 
 
 def summarise(results: list[Result], found: Preflight, out_of_memory: bool) -> int:

@@ -166,6 +166,23 @@ def test_background_passes_the_unit_through(shared, tmp_path, capsys):
     assert json.loads((tmp_path / "b.json").read_text())["Units"] == "Hz"
 
 
+def test_a_unit_that_contradicts_the_sidecar_is_refused(shared, tmp_path, capsys):
+    """The local field of a total field in ppm is in ppm, and cannot be inverted as one in Hz."""
+    total, local, chi = (tmp_path / f"{name}.nii.gz" for name in ("total", "local", "chi"))
+    save(total, data_of(shared["total"]), shared.affine)
+    (tmp_path / "total.json").write_text('{"Units": "ppm"}')
+    common = ("--mask", shared["mask"])
+    assert call(capsys, "background", "--field", total, *common, "--method", "vsharp", "--out", local)[0] == 0
+    assert json.loads((tmp_path / "local.json").read_text())["Units"] == "ppm"
+    words = ("--field", local, *common, "--method", "tkd", "--out", chi)
+    code, told = call(capsys, "invert", *words, "--units", "hz", "--b0-t", "3")
+    assert code == 2
+    assert "`--units` is hz, but the file beside the field says ppm" in told
+    assert not chi.exists()
+    assert call(capsys, "background", "--field", total, *common, "--units", "hz", "--out", local)[0] == 2
+    assert call(capsys, "invert", *words, "--units", "ppm")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("units", "factor", "words"),
     [

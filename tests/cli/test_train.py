@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -126,12 +127,11 @@ def wait_for(process: subprocess.Popen[str], words: str) -> None:
     pytest.fail(f"it ended with {process.wait()} and never said {words!r}")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_goes_on(nowhere, recipe, number, code):
-    words = ("metaqsm", "--config", recipe, "--out", "out")
+def interrupted(cwd: Path, number: int, *words: object) -> tuple[int, str]:
+    """Exit code and messages of a training of a million steps that is sent a signal after its first."""
     process = subprocess.Popen(
         command(*words, "--steps", 10**6),
-        cwd=nowhere,
+        cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -143,7 +143,14 @@ def test_an_interrupted_run_goes_on(nowhere, recipe, number, code):
         _, told = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == code
+    return process.returncode, told
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_goes_on(nowhere, recipe, number, code):
+    words = ("metaqsm", "--config", recipe, "--out", "out")
+    ended, told = interrupted(nowhere, number, *words)
+    assert ended == code
     assert "stopping after this step" in told
     assert "the same command goes on" in told
     assert "Traceback" not in told
@@ -152,6 +159,24 @@ def test_an_interrupted_run_goes_on(nowhere, recipe, number, code):
     assert main([*map(str, words), "--steps", str(step + 2)]) == 0
     assert [int(row["step"]) for row in rows(nowhere / "out")] == list(range(1, step + 3))
     assert len(json.loads((nowhere / "out" / "run.json").read_text())["runs"]) == 2
+
+
+def test_an_interrupted_training_says_how_its_checkpoint_is_exported(tmp_path, nowhere, recipe):
+    """And that command, as it is printed, does so without a further step."""
+    folder = tmp_path / "some weights"
+    ended, told = interrupted(nowhere, signal.SIGINT, "metaqsm", "--config", recipe, "--out", "out", "--export", folder)
+    assert ended == 130
+    assert not folder.exists()
+    line = next(line for line in told.splitlines() if "nothing was exported" in line)
+    name, *words = shlex.split(line.partition("so far: ")[2])
+    assert (name, words[-2:]) == ("qsmprep-train", ["--minutes", "0"])
+    before = torch.load(nowhere / "out" / "checkpoint.pt", weights_only=True)
+    assert main(words) == 0
+    network, card = load("metaqsm", folder)
+    assert card.steps == before["step"] == len(rows(nowhere / "out")) >= 1
+    for key, value in network.state_dict().items():
+        assert torch.allclose(value.float(), before["average"][key].float(), atol=1e-3, rtol=1e-3), key
+    assert any(f"Stopped after {before['step']} of 1000000 steps" in sentence for sentence in card.limits)
 
 
 def test_the_card_tells_what_was_done(tmp_path, nowhere, recipe, heads, capsys):

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from scans import AFFINE, SHAPE, head, write_cohort, write_subject
 
+from qsmprep.bids.leftovers import place
 from qsmprep.core.methods import METHODS
 from qsmprep.workflows.run import exit_code
 
@@ -45,9 +46,14 @@ def image(raw: Path, subject: str = "01", echo: int = 1, part: str = "phase") ->
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """A folder with ``raw``, and ``out`` of a complete run with two inversions and two processes."""
+    """A folder with ``raw``, and ``out`` of a complete run with two inversions and two processes.
+
+    Before it, another run was killed while it wrote: its process number belongs to another one now.
+    """
     root = tmp_path_factory.mktemp("finished")
     raw = write_cohort(root)
+    (root / "out" / "sub-01" / "anat").mkdir(parents=True)
+    (root / "out" / "sub-01" / "anat" / f".{place()}-{os.getpid()}-1-{'0' * 32}.tmp").write_bytes(b"half")
     command = [sys.executable, "-m", "qsmprep.cli.main", str(raw), str(root / "out"), "participant"]
     command += ["-w", str(root / "work"), "--nprocs", "2", "--inversion", "tkd", "l2", "--write-graph"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=root)

@@ -16,7 +16,8 @@ import scans
 FAST = ("--inversion", "tkd", "--background", "vsharp", "--device", "cpu", "--omp-nthreads", "1")
 
 OF_ONE_RUN = (
-    r"[0-9.]+ (s|min|h)( of work)?(?=[.<])",
+    r"[0-9.]+ (s|min|h)( of work)?(?=[.,<])",
+    r"[0-9.]+ [MG]B(?= of memory|<)",
     r"<td>(work_dir|out_dir|mem_gb|nprocs|omp_nthreads)</td>\s*<td>[^<]*</td>",
     r"<th[^>]*>(work_dir|out_dir|mem_gb|nprocs|omp_nthreads)</th>\s*<td>[^<]*</td>",
 )
@@ -55,7 +56,7 @@ def start(words: list[str], log: Path) -> subprocess.Popen[bytes]:
 def results(out: Path) -> dict[str, bytes]:
     """Files of an output folder by path, except the logs of single runs and hidden leftovers of a kill.
 
-    Durations, folders and the free memory of the machine are taken out of pages and of their records.
+    Durations, peaks of memory, folders and the free memory of the machine are taken out of pages and their records.
     """
     found = {}
     for path in sorted(out.rglob("*")):
@@ -66,7 +67,7 @@ def results(out: Path) -> dict[str, bytes]:
         if name.endswith("_metrics.json"):
             record = json.loads(content)
             for step in record["resources"]:
-                step["seconds"] = 0
+                step["seconds"] = step["peak_mb"] = 0
             for key in ("out_dir", "work_dir", "mem_gb", "nprocs", "omp_nthreads"):
                 record["settings"].pop(key)
             content = json.dumps(record).encode()

@@ -1,6 +1,7 @@
 """Killed at random moments and started again: the results are those of a run that nobody disturbed, byte by byte.
 
-What may differ is said in `cohorts.results`: logs of single runs, durations, and hidden leftovers (``.*.tmp``).
+What may differ is said in `cohorts.results`: logs of single runs and durations. The unfinished files that a kill leaves
+(``.*.tmp``) are gone after the next run.
 ``QSMPREP_KILL_COUNT`` says how many kills (50).
 """
 
@@ -10,6 +11,7 @@ import os
 import random
 import signal
 import time
+from pathlib import Path
 
 import cohorts
 import pytest
@@ -25,6 +27,31 @@ def whole(path_bytes: dict[str, bytes], of: dict[str, bytes]) -> list[str]:
         for name, content in path_bytes.items()
         if name.endswith(ends) and "_metrics" not in name and of[name] != content
     ]
+
+
+def unfinished(out: Path) -> list[str]:
+    """Files that were being written."""
+    return sorted(path.relative_to(out).as_posix() for path in out.rglob(".*.tmp"))
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_a_file(tmp_path):
+    """Until a kill has left an unfinished file: the next run removes it."""
+    cohorts.cohort(tmp_path)
+    out, words = tmp_path / "out", cohorts.command(tmp_path, "out", "work")
+    for _ in range(20):
+        process = cohorts.start(words, tmp_path / "log")
+        while process.poll() is None and not unfinished(out):
+            time.sleep(0.0005)
+        assert process.poll() is None, "it ended, and was never seen to write"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if unfinished(out):
+            break
+    assert unfinished(out)
+    assert cohorts.start(words, tmp_path / "log").wait() == 0, (tmp_path / "log").read_text()[-2000:]
+    assert not unfinished(out)
+    assert "unfinished files of an earlier run" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.slow
@@ -52,4 +79,5 @@ def test_killed_at_random_moments(tmp_path):
         assert cohorts.start(words, tmp_path / "log").wait() == 0, (tmp_path / "log").read_text()[-2000:]
         found = cohorts.results(tmp_path / out)
         assert not cohorts.differences(calm, found), f"after {killed} kills"
+        assert not unfinished(tmp_path / out), f"after {killed} kills"
         print(f"{killed} kills, {trial} runs resumed, 0 lost", flush=True)
