@@ -47,9 +47,9 @@ VARIANTS = (
     Variant("Meta-QSM", "metaqsm"),
     Variant("Mesa-QSM (0.76 × 0.76 × 3 mm)", "mesaqsm"),
     Variant("Mesa-QSM (0.5 × 0.5 × 2 mm)", "mesaqsm-fine"),
-    Variant("QSMInvNet+", "qsminvnet"),
+    Variant("QSMInvNet+", "qsminvnet", (("domain", "target"),)),
     Variant("QSMInvNet+, first domain", "qsminvnet", (("domain", "synthetic"),)),
-    Variant("QSMInvNet+, statistics of the subject", "qsminvnet", (("adapt", "statistics"),)),
+    Variant("QSMInvNet+, statistics of the subject", "qsminvnet", (("domain", "target"), ("adapt", "statistics"))),
     Variant("QSMInvNet", "qsminvnet1"),
 )
 CLAIMS = (

@@ -84,5 +84,5 @@ def validate(network: QSMNetwork, batches: list[Batch], output: int = -1) -> flo
     for batch in batches:
         sample = batch.sample
         truth = sample.chi / batch.scale
-        errors.append(relative_errors(apply(network, batch)[output], truth, sample.mask)[0])
+        errors.append(relative_errors(apply(network, batch, domain=SYNTHETIC)[output], truth, sample.mask)[0])
     return float(torch.stack(errors).mean()) if errors else math.nan

@@ -172,7 +172,7 @@ def test_iterations_and_native_output(weights, uneven):
 def test_adaptation_to_a_subject(weights, uneven):
     field, mask, _ = uneven
     plain = run("qsminvnet", field, mask, UNEVEN, weights).chi_ppm
-    other = run("qsminvnet", field, mask, UNEVEN, weights, domain="synthetic").chi_ppm
+    other = run("qsminvnet", field, mask, UNEVEN, weights, domain="target").chi_ppm
     assert not np.allclose(plain, other, atol=1e-3 * plain.std())
     statistics = run("qsminvnet", field, mask, UNEVEN, weights, adapt="statistics")
     assert statistics.info["adapted_on_patches"] >= 2

@@ -47,7 +47,7 @@ class MetaQSMParams:
 class QSMInvNetParams:
     """Parameters of QSMInvNet+ at run time."""
 
-    domain: str = parameter("target", "whose batch normalisation is used", choices=("target", "synthetic"))
+    domain: str = parameter("synthetic", "whose batch normalisation is used", choices=("target", "synthetic"))
     adapt: str = parameter(
         "none",
         "adapt to the subject: statistics of the batch normalisation, or weights by the physics",
