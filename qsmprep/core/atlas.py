@@ -37,12 +37,15 @@ class Probabilities:
         Label of each class; 0 for tissue that has none.
     tissue : (k,) tuple of int
         Classes of one number, from 0, look alike.
+    anywhere : tuple of int
+        Tissues that may lie where the atlas has a structure: white matter, cortex, fluid.
     """
 
     shares: NDArray[np.float32]
     affine: NDArray[np.float64]
     index: tuple[int, ...]
     tissue: tuple[int, ...]
+    anywhere: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,10 @@ def refine_labels(
     chi: Volume | None = None,
     matrix: ArrayLike | None = None,
 ) -> RefinedLabels:
-    """Move the labels of an atlas to the contrast of a head; labels that the probabilities lack stay as they are.
+    """Labels by the probabilities of an atlas, moved to the contrast of a head where its susceptibility is known.
+
+    A T1w image alone shows too little of pallidum and thalamus: without susceptibility every voxel takes the most
+    probable label. Labels that the probabilities lack stay as they are.
 
     Parameters
     ----------
@@ -104,12 +110,11 @@ def refine_labels(
     small = at_spacing(crop, params.refine_mm)
     inside = at_spacing(Volume(brain[at].astype(np.float32), crop.affine), params.refine_mm).data > 0.5
     shares = _carried(atlas, small, transforms)
-    channels = [small.data]
     if chi is not None:
-        channels.append(_on_grid(at_spacing(chi, params.refine_mm), small, matrix))
-    sizes = np.linalg.norm(small.affine[:3, :3], axis=0)
-    found = refine(channels, inside, shares, atlas.tissue, sizes.tolist(), params)
-    index = np.asarray(atlas.index, np.int32)[_strongest(found, small, crop)]
+        channels = [small.data, _on_grid(at_spacing(chi, params.refine_mm), small, matrix)]
+        sizes = np.linalg.norm(small.affine[:3, :3], axis=0)
+        shares = refine(channels, inside, shares, atlas.tissue, atlas.anywhere, sizes.tolist(), params)
+    index = np.asarray(atlas.index, np.int32)[_strongest(shares, small, crop)]
     before = labels[at]
     kept = np.where(np.isin(before, codes), 0, before)
     result = labels.copy()

@@ -27,7 +27,7 @@ from qsmprep.core.parameters import NormalisationParams
 Shares = NDArray[np.float32]
 Array = NDArray[np.floating]
 
-ITERATIONS = 25
+ITERATIONS = 15
 SHADING_AT = (2, 5, 9)
 """Iterations after which the shading is estimated again."""
 
@@ -90,8 +90,8 @@ def refine(
     sides = np.stack([ndimage.gaussian_filter(s, params.soft_mm / np.asarray(voxel_mm), truncate=3.0) for s in shares])
     known = np.stack([sides[of == t].sum(axis=0) for t in range(int(of.max()) + 1)])
     weight = known.reshape(len(known), -1)[:, inside.ravel()] ** 2
-    known *= 1 - params.open
-    known[list(anywhere)] += params.open / len(anywhere)
+    known *= 1 - params.doubt
+    known[list(anywhere)] += params.doubt / len(anywhere)
     values = np.stack([np.asarray(c, np.float32) for c in channels])
     values[0] = np.log(np.maximum(values[0], np.percentile(values[0][inside], 1)))
     at = np.flatnonzero(inside)
@@ -117,7 +117,6 @@ def refine(
         if iteration in SHADING_AT:
             shading = _shading(seen[0], weight, model, basis)
     whole = np.stack([sides[of == t].sum(axis=0) for t in range(len(known))])
-    global LAST; LAST=model
     return np.asarray((sides + 1e-9) / np.maximum(whole, 1e-12)[of] * posterior[of], np.float32)
 
 
@@ -140,7 +139,7 @@ def _shading(values: Array, weight: Array, model: Model, basis: Array) -> Array:
 
 
 def _distributions(values: Array, weight: Array, before: Model | None) -> Model:
-    """Mean and variance of every tissue in every channel; what lies far off, vessels say, does not count."""
+    """Mean and variance of every tissue in every channel; what lies far off (vessels) does not count."""
     mean, variance = np.zeros((len(weight), len(values))), np.zeros((len(weight), len(values)))
     for channel, all_values in enumerate(values):
         ok = np.isfinite(all_values)

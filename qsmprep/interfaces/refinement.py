@@ -19,6 +19,9 @@ from qsmprep.interfaces.registration import volume_of
 MIN_OVERLAP = 0.4
 """A label that overlaps less with what registration alone said is one to look at."""
 
+ANYWHERE = ("fluid", "white", "cortex")
+"""Tissues, as the table of the embedded atlas calls them, that may lie where the atlas has a structure."""
+
 
 class RefineLabelsInputSpec(base.MethodInputSpec):
     """An image and its brain, registered labels, the probabilities of the atlas, and susceptibility."""
@@ -87,4 +90,5 @@ def load_probabilities(file: Path, table: Path) -> Probabilities:
     shares = np.moveaxis(np.asarray(image.dataobj, np.float32) / 255.0, -1, 0)
     names = list(dict.fromkeys(row["tissue"] for row in rows))
     index, tissue = (tuple(int(row["index"]) for row in rows), tuple(names.index(row["tissue"]) for row in rows))
-    return Probabilities(shares, np.asarray(image.affine, float), index, tissue)
+    anywhere = tuple(names.index(name) for name in ANYWHERE)
+    return Probabilities(shares, np.asarray(image.affine, float), index, tissue, anywhere)
