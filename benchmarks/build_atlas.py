@@ -12,7 +12,7 @@ Two sources, brought to nilearn's MNI152 template with antspyx:
 
 ::
 
-    python benchmarks/build_atlas.py HEAD_LABELS CIT168 --heads 10 --out qsmprep/data/atlas
+    python benchmarks/build_atlas.py HEAD_LABELS CIT168 --heads 10 --keep-cit168 --out qsmprep/data/atlas
 
 The lateral ventricles beyond the box of the probabilities are those of the label map that is there already.
 """

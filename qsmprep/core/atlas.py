@@ -105,7 +105,9 @@ def refine_labels(
     DataError
         When none of the labels lies in the head.
     """
-    codes = sorted({i for i in atlas.index if i})
+    loose = np.isin(atlas.tissue, atlas.anywhere)
+    of_class = np.where(loose, 0, atlas.index).astype(np.int32)  # ventricles stay as they were registered
+    codes = sorted({int(i) for i in of_class if i})
     crop, at = _around(head, np.isin(labels, codes))
     small = at_spacing(crop, params.refine_mm)
     inside = at_spacing(Volume(brain[at].astype(np.float32), crop.affine), params.refine_mm).data > 0.5
@@ -114,7 +116,7 @@ def refine_labels(
         channels = [small.data, _on_grid(at_spacing(chi, params.refine_mm), small, matrix)]
         sizes = np.linalg.norm(small.affine[:3, :3], axis=0)
         shares = refine(channels, inside, shares, atlas.tissue, atlas.anywhere, sizes.tolist(), params)
-    index = np.asarray(atlas.index, np.int32)[_strongest(shares, small, crop)]
+    index = of_class[_strongest(shares, small, crop)]
     before = labels[at]
     kept = np.where(np.isin(before, codes), 0, before)
     result = labels.copy()
@@ -167,9 +169,7 @@ def _strongest(shares: NDArray[np.float32], on: Volume, onto: Volume) -> NDArray
     back = np.linalg.inv(on.affine) @ onto.affine
     best, winner = np.full(onto.data.shape, -1.0, np.float32), np.zeros(onto.data.shape, np.intp)
     for number, share in enumerate(shares):
-        there = ndimage.affine_transform(
-            share, np.diag(back)[:3], back[:3, 3], onto.data.shape, order=1, mode="nearest"
-        )
+        there = ndimage.affine_transform(share, back[:3, :3], back[:3, 3], onto.data.shape, order=1, mode="nearest")
         better = there > best
         winner[better], best[better] = number, there[better]
     return winner

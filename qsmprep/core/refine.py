@@ -116,8 +116,9 @@ def refine(
         posterior.reshape(len(known), -1)[:, at] = weight
         if iteration in SHADING_AT:
             shading = _shading(seen[0], weight, model, basis)
+    sides += np.float32(1e-9)
     whole = np.stack([sides[of == t].sum(axis=0) for t in range(len(known))])
-    return np.asarray((sides + 1e-9) / np.maximum(whole, 1e-12)[of] * posterior[of], np.float32)
+    return np.asarray(sides / whole[of] * posterior[of], np.float32)
 
 
 def _polynomials(shape: tuple[int, ...]) -> Shares:
