@@ -66,7 +66,7 @@ ATLAS = head((0.0, 0.0, 0.0), 1.0)
 
 
 def dice(classes: np.ndarray) -> list[float]:
-    return [overlap(classes == k, TRUTH == k) for k in range(4)]
+    return [overlap(classes == k, k == TRUTH) for k in range(4)]
 
 
 def test_classes_move_to_the_contrast_of_the_head():
