@@ -20,9 +20,11 @@ import nibabel as nib
 import numpy as np
 
 from qsmprep.bids.tables import read_label_table
+from qsmprep.core.atlas import refine_labels
 from qsmprep.core.methods import METHODS
 from qsmprep.core.registration import Volume, normalise, overlap
 from qsmprep.core.structures import FREESURFER
+from qsmprep.interfaces.refinement import load_probabilities
 from qsmprep.interfaces.registration import BrainOf, template_brain, volume_of
 
 JUDGED = ("thalamus", "caudate", "putamen", "pallidum")
@@ -40,6 +42,7 @@ def main() -> None:
     regions = read_label_table(args.atlas / "subcortical_dseg.tsv")
     image = nib.load(args.atlas / "subcortical_dseg.nii.gz")
     atlas = Volume(np.asarray(image.dataobj), image.affine)
+    shares = load_probabilities(args.atlas / "subcortical_probseg.nii.gz", args.atlas / "subcortical_probseg.tsv")
     for file in sorted(args.folder.glob("*_T1.mgz")):
         started = time.time()
         with tempfile.TemporaryDirectory() as folder:
@@ -50,6 +53,7 @@ def main() -> None:
             mask_file = BrainOf(in_file=str(source)).run(cwd=folder).outputs.mask
             brain = np.asarray(nib.load(mask_file).dataobj) > 0
             found = normalise(head, brain, template_brain(), atlas, params, folder=Path(folder))
+            labels = refine_labels(head, brain, found.labels, shares, found.transforms, params).labels
         truth = np.asarray(nib.load(str(file).replace("_T1", "_aseg")).dataobj)
         print(
             f"{file.name}: brains {found.dice:.3f}, grey values {found.correlation:.3f}, {time.time() - started:.0f} s"
@@ -67,14 +71,12 @@ def main() -> None:
             )
             if code is None:
                 continue
-            dice = overlap(found.labels == region.index, truth == code)
+            dice = overlap(labels == region.index, truth == code)
             scores += [dice] if region.structure in JUDGED else []
             print(f"  {region.structure} {region.hemisphere}: {dice:.3f}")
         print(f"  mean over {', '.join(JUDGED)}: {np.mean(scores):.3f}, least {min(scores):.3f}", flush=True)
         if args.save:
-            nib.Nifti1Image(found.labels, loaded.affine).to_filename(
-                args.save / file.name.replace("_T1.mgz", ".nii.gz")
-            )
+            nib.Nifti1Image(labels, loaded.affine).to_filename(args.save / file.name.replace("_T1.mgz", ".nii.gz"))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
 """Make the embedded subcortical atlas (``qsmprep/data/atlas``) from public label maps.
 
-Two sources, brought to nilearn's MNI152 template by affine and SyN registration (antspyx):
+Two sources, brought to nilearn's MNI152 template with antspyx:
 
 - whole-head label maps with FreeSurfer codes (the training label maps of SynthSeg, Apache-2.0): thalamus, caudate,
-  putamen, pallidum, accumbens, hippocampus, amygdala, lateral ventricles. Each map is painted with the grey values of a
-  T1-weighted image, registered, and its labels are carried over; a voxel takes the label that most heads agree on.
+  putamen, pallidum, accumbens, hippocampus, amygdala, lateral ventricles, and the tissues around them. Each map is
+  painted with the grey values of a T1-weighted image and registered: an affine map at 4 mm, then SyN with local
+  correlation at 2 mm around the nuclei. The share of heads, and of their mirror images (the template is symmetric),
+  is the probability of a structure; the label map has the most probable one.
 - CIT168 (Pauli et al. 2018, doi:10.1038/sdata.2018.63, CC BY 4.0): red nucleus, substantia nigra, subthalamic nucleus.
-  Its T1w template is registered, its labels are carried over.
+  Its T1w template is registered to the whole brain by affine and SyN at ``--mm``, its labels are carried over.
 
 ::
 
-    python benchmarks/build_atlas.py HEAD_LABELS CIT168 --heads 8 --out qsmprep/data/atlas
+    python benchmarks/build_atlas.py HEAD_LABELS CIT168 --heads 10 --keep-cit168 --out qsmprep/data/atlas
+
+The lateral ventricles beyond the box of the probabilities are those of the label map that is there already.
 """
 
 from __future__ import annotations
@@ -34,7 +38,21 @@ MIRROR |= {30: 62, 31: 63}
 T1 |= {right: T1[left] for left, right in MIRROR.items()}
 """Grey values of a T1-weighted image by FreeSurfer code; what is not here is outside the brain."""
 
-KEPT = (4, 10, 11, 12, 13, 17, 18, 26, 43, 49, 50, 51, 52, 53, 54, 58)
+SIDED = {"fluid": (4, 43), "thalamus": (10, 49), "caudate": (11, 50), "putamen": (12, 51), "pallidum": (13, 52)}
+SIDED |= {"hippocampus": (17, 53), "amygdala": (18, 54), "accumbens": (26, 58)}
+AROUND = {"fluid": (5, 44, 14, 15, 24, 31, 63), "white": (2, 41, 85), "cortex": (3, 42), "stem": (16, 28, 60)}
+AROUND |= {"cerebellum": (7, 8, 46, 47)}
+CLASSES = [(pair[side], tissue, (pair[side],)) for side in (0, 1) for tissue, pair in SIDED.items()]
+CLASSES += [(0, tissue, codes) for tissue, codes in AROUND.items()]
+"""Label (0 for none), tissue, and codes of the label maps of every class."""
+
+MIRRORED = [*range(8, 16), *range(8), *range(16, len(CLASSES))]
+"""The class that each becomes in a mirror."""
+
+BOX_MM = ((-56, 56), (-56, 40), (-44, 46))
+WIDE_MM = ((-66, 66), (-72, 52), (-56, 58))
+"""Where probabilities are kept, and where heads are registered, in template space."""
+
 CIT = {"Substantia Nigra pars compacta": 1, "Red Nucleus": 2, "Substantia-Nigra-pars-reticulata": 3}
 CIT |= {"Subthalamic Nucleus": 4}
 CIT_CODES = {1: (131, 132), 2: (133, 134), 3: (131, 132), 4: (135, 136)}
@@ -73,43 +91,61 @@ def register(fixed: ants.ANTsImage, moving: ants.ANTsImage, iterations: tuple[in
     return found["fwdtransforms"]
 
 
-def main() -> None:
-    """Build the atlas."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("head_labels", type=Path)
-    parser.add_argument("cit168", type=Path)
-    parser.add_argument("--heads", type=int, default=15)
-    parser.add_argument("--mm", type=float, default=2.0, help="voxel size of the registration")
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    template, mask = load_mni152_template(resolution=1), load_mni152_brain_mask(resolution=1)
-    brain = nib.Nifti1Image(template.get_fdata() * (mask.get_fdata() > 0), template.affine)
-    small = coarse(brain, args.mm, "continuous")
-    fixed, full = to_ants(small.get_fdata(), small.affine), to_ants(brain.get_fdata(), brain.affine)
-    votes = np.zeros((len(KEPT), *brain.shape), np.float32)
-    files = sorted(args.head_labels.glob("*.nii.gz"))[: args.heads]
+def heads(files: list[Path], brain: nib.Nifti1Image) -> tuple[np.ndarray, np.ndarray]:
+    """Probability of every class in ``BOX_MM`` at 1 mm, (k, nx, ny, nz), and its affine."""
+    from qsmprep.core.registration import Volume, at_spacing
+
+    template = Volume(brain.get_fdata(), brain.affine)
+    (wide, wide_affine), (shape, affine) = grid(WIDE_MM, 2.0), grid(BOX_MM, 1.0)
+    four, two = at_spacing(template, 4.0), at_spacing(template, 2.0)
+    around, onto = to_ants(np.zeros(wide), wide_affine), to_ants(np.zeros(shape), affine)
+    fixed = ants.resample_image_to_target(to_ants(two.data, two.affine), around)
+    total = np.zeros((len(CLASSES), *shape), np.float32)
     for number, file in enumerate(files, start=1):
         started = time.time()
         labels = nib.as_closest_canonical(nib.load(file))
         codes = np.asarray(labels.dataobj).astype(int)
-        table = np.zeros(max(codes.max(), max(T1)) + 1, np.float32)
+        codes[codes >= 500] = 0
+        table = np.zeros(500, np.float32)
         for code, grey in T1.items():
             table[code] = grey
-        head = coarse(nib.Nifti1Image(table[codes], labels.affine), args.mm, "continuous")
-        transforms = register(fixed, to_ants(head.get_fdata(), head.affine), (40, 30, 15))
-        carried = ants.apply_transforms(full, to_ants(codes, labels.affine), transforms, "nearestNeighbor").numpy()
-        for place, code in enumerate(KEPT):
-            votes[place] += carried == code
+        head = Volume(table[codes], labels.affine)
+        small = [to_ants(v.data, v.affine) for v in (at_spacing(head, 4.0), at_spacing(head, 2.0))]
+        options: dict[str, Any] = {"random_seed": 1}
+        first = ants.registration(
+            to_ants(four.data, four.affine),
+            small[0],
+            "Affine",
+            aff_metric="mattes",
+            aff_random_sampling_rate=0.3,
+            **options,
+        )["fwdtransforms"]
+        moved = ants.apply_transforms(around, small[1], first, "linear")
+        options |= {"initial_transform": "identity", "syn_metric": "CC", "syn_sampling": 2}
+        second = ants.registration(fixed, moved, "SyNOnly", reg_iterations=(50, 40, 15), **options)["fwdtransforms"]
+        names = [second[0], *first]
+        there = ants.apply_transforms(onto, to_ants(codes, labels.affine), names, "nearestNeighbor").numpy()
+        shares = np.stack([np.isin(there, codes_of) for _, _, codes_of in CLASSES]).astype(np.float32)
+        total += shares + shares[MIRRORED, ::-1]
         print(f"{number}/{len(files)} {file.name} {time.time() - started:.0f} s", flush=True)
-    votes /= len(files)
-    outside = 1 - votes.sum(axis=0)
-    best = votes.argmax(axis=0)
-    atlas = np.where(votes.max(axis=0) > outside, np.array(KEPT)[best], 0)
-    names = json.loads((args.cit168 / "CIT168.json").read_text())["labels"]
-    whole = nib.load(args.cit168 / "CIT168toMNI152-2009c_T1w_brain.nii.gz")
-    head = coarse(whole, args.mm, "continuous")
+    return total / (2 * len(files)), affine
+
+
+def grid(box_mm: tuple[tuple[float, float], ...], mm: float) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape and affine of a grid over a box of template space."""
+    affine = np.diag([mm, mm, mm, 1.0])
+    affine[:3, 3] = [low for low, _ in box_mm]
+    return tuple(round((high - low) / mm) + 1 for low, high in box_mm), affine
+
+
+def add_nuclei_of_cit168(atlas: np.ndarray, brain: nib.Nifti1Image, folder: Path, mm: float) -> None:
+    """Write the nuclei of CIT168 where the label map has nothing else."""
+    small = coarse(brain, mm, "continuous")
+    fixed, full = to_ants(small.get_fdata(), small.affine), to_ants(brain.get_fdata(), brain.affine)
+    names = json.loads((folder / "CIT168.json").read_text())["labels"]
+    head = coarse(nib.load(folder / "CIT168toMNI152-2009c_T1w_brain.nii.gz"), mm, "continuous")
     transforms = register(fixed, to_ants(head.get_fdata(), head.affine), (40, 30, 15))
-    nuclei = nib.load(args.cit168 / "CIT168_det_gt50.nii.gz")
+    nuclei = nib.load(folder / "CIT168_det_gt50.nii.gz")
     for index, name in enumerate(names):
         kind = CIT.get(name[2:].strip())
         if kind is None:
@@ -117,12 +153,59 @@ def main() -> None:
         share = to_ants(np.asarray(nuclei.dataobj) == index, nuclei.affine)
         there = ants.apply_transforms(full, share, transforms, "linear").numpy() > 0.4
         atlas[there & (atlas == 0)] = CIT_CODES[kind][0 if name.startswith("L ") else 1]
-    args.out.mkdir(parents=True, exist_ok=True)
-    image = nib.Nifti1Image(atlas.astype(np.uint8), brain.affine)
+
+
+def put_in(atlas: np.ndarray, affine: np.ndarray, shares: np.ndarray, box_affine: np.ndarray) -> None:
+    """Replace the labels of the probabilities' box by the most probable ones; what they lack stays."""
+    start = np.rint(np.linalg.inv(affine) @ box_affine[:, 3])[:3].astype(int)
+    at = tuple(slice(i, i + n) for i, n in zip(start, shares.shape[1:], strict=True))
+    index = np.array([code for code, _, _ in CLASSES])
+    new = np.where(shares.sum(axis=0) > 0.1, index[shares.argmax(axis=0)], 0)
+    kept = np.where(np.isin(atlas[at], index), 0, atlas[at])
+    atlas[at] = np.where(new > 0, new, kept)
+
+
+def save_shares(shares: np.ndarray, affine: np.ndarray, out: Path) -> None:
+    """Write the probabilities on voxels of 2 mm (255 is 1) and the table of their classes."""
+    from qsmprep.core.registration import Volume, at_spacing
+
+    small = [at_spacing(Volume(share, affine), 2.0) for share in shares]
+    data = np.rint(255 * np.stack([v.data for v in small], axis=-1)).astype(np.uint8)
+    image = nib.Nifti1Image(data, small[0].affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(small[0].affine, 4)
+    image.set_qform(small[0].affine, 4)
+    image.to_filename(out / "subcortical_probseg.nii.gz")
+    rows = [f"{place}\t{code}\t{tissue}" for place, (code, tissue, _) in enumerate(CLASSES)]
+    (out / "subcortical_probseg.tsv").write_text("\n".join(["volume\tindex\ttissue", *rows]) + "\n")
+
+
+def main() -> None:
+    """Build the atlas."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("head_labels", type=Path)
+    parser.add_argument("cit168", type=Path)
+    parser.add_argument("--heads", type=int, default=10)
+    parser.add_argument("--mm", type=float, default=2.0, help="voxel size of the registration of CIT168")
+    parser.add_argument("--keep-cit168", action="store_true", help="take its nuclei from the label map in OUT")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    template, mask = load_mni152_template(resolution=1), load_mni152_brain_mask(resolution=1)
+    brain = nib.Nifti1Image(template.get_fdata() * (mask.get_fdata() > 0), template.affine)
+    before = nib.load(args.out / "subcortical_dseg.nii.gz")
+    atlas = np.asarray(before.dataobj).astype(np.uint8)
+    shares, affine = heads(sorted(args.head_labels.glob("*.nii.gz"))[: args.heads], brain)
+    if not args.keep_cit168:
+        atlas[np.isin(atlas, [code for pair in CIT_CODES.values() for code in pair])] = 0
+    put_in(atlas, brain.affine, shares, affine)
+    if not args.keep_cit168:
+        add_nuclei_of_cit168(atlas, brain, args.cit168, args.mm)
+    image = nib.Nifti1Image(atlas, brain.affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(brain.affine, 4)
     image.set_qform(brain.affine, 4)
     image.to_filename(args.out / "subcortical_dseg.nii.gz")
+    save_shares(shares, affine, args.out)
     print({int(c): int(n) for c, n in zip(*np.unique(atlas, return_counts=True), strict=True)})
 
 

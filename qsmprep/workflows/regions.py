@@ -99,6 +99,10 @@ def regions_text(segmentations: tuple[Segmentation, ...], settings: Settings) ->
         said.append(f"{method.describe(settings.params('segmentation', 'atlas'))} [{cited}]")
         if not settings.atlas:
             said.append(
+                "Labels were moved to the contrast of the image and of the first susceptibility map by expectation "
+                "maximisation with the probabilities of the atlas as priors"
+            )
+            said.append(
                 "Labels of red nucleus, substantia nigra and subthalamic nucleus are those of CIT168 [@pauli2018]"
             )
     if any(needs_coregistration(segmentation) for segmentation in segmentations):

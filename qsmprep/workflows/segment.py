@@ -21,6 +21,7 @@ from qsmprep.core.methods import METHODS
 from qsmprep.core.template import NAME
 from qsmprep.errors import UsageError
 from qsmprep.interfaces.publish import PublishFile
+from qsmprep.interfaces.refinement import RefineLabels
 from qsmprep.interfaces.regions import SegmentNuclei
 from qsmprep.interfaces.registration import AtlasLabels, BrainOf, Coregister, First
 from qsmprep.settings import Settings
@@ -37,17 +38,19 @@ class Source:
         As it is, or where it comes from.
     matrix : node or None
         With an output ``matrix``.
+    judged : tuple of nodes
+        With an output ``info`` that says how well the labels were made.
     """
 
     file: Any
     table: Any
     matrix: Any = None
+    judged: tuple[Any, ...] = ()
 
     @property
     def registrations(self) -> tuple[pe.Node, ...]:
         """Nodes with an output ``info`` that says how well a registration went."""
-        made = (self.file[0],) if isinstance(self.file, tuple) and self.file[0].name == "atlas" else ()
-        return made if self.matrix is None else (*made, self.matrix)
+        return self.judged if self.matrix is None else (*self.judged, self.matrix)
 
     def feed(self, workflow: LiterateWorkflow, node: pe.Node) -> None:
         """Give a node the labels and the map."""
@@ -73,6 +76,12 @@ def atlas_files(settings: Settings) -> tuple[Path, Path]:
         return settings.atlas[0], settings.atlas[1]
     folder = Path(str(files("qsmprep.data"))) / "atlas"
     return folder / "subcortical_dseg.nii.gz", folder / "subcortical_dseg.tsv"
+
+
+def probability_files() -> tuple[Path, Path]:
+    """The probabilities of the embedded atlas and the table of their classes."""
+    folder = Path(str(files("qsmprep.data"))) / "atlas"
+    return folder / "subcortical_probseg.nii.gz", folder / "subcortical_probseg.tsv"
 
 
 def check_segmentation(settings: Settings) -> None:
@@ -181,9 +190,40 @@ def template_nodes(
 
 
 def _atlas(workflow: LiterateWorkflow, acquisition: Acquisition, settings: Settings, matrix: pe.Node | None) -> Source:
-    """Labels of the atlas."""
-    node = _atlas_node(workflow, acquisition, settings)
-    return Source((node, "labels"), (node, "table"), matrix)
+    """Labels of the atlas; those of the embedded one are moved to the contrast of the head."""
+    node = workflow.get_node("atlas") or _atlas_node(workflow, acquisition, settings)
+    if settings.atlas:
+        return Source((node, "labels"), (node, "table"), matrix, (node,))
+    shares, classes = probability_files()
+    refined = pe.Node(
+        RefineLabels(
+            shares=str(shares),
+            classes=str(classes),
+            method="atlas",
+            parameters=dataclasses.asdict(settings.params("segmentation", "atlas")),
+        ),
+        name="refined",
+        mem_gb=3.0,
+    )
+    workflow.connect([(node, refined, [("labels", "labels"), ("warp", "warp"), ("linear", "linear")])])
+    _give_head(workflow, refined, acquisition)
+    name = settings.inversions[0]
+    masked = "qsmmask" if METHODS.get("inversion", name).takes == "total" else "background"
+    workflow.connect(workflow.get_node(f"invert_{name}"), "chi_ppm", refined, "chi_ppm")
+    workflow.connect(workflow.get_node(masked), "mask", refined, "chi_mask")
+    if matrix is not None:
+        workflow.connect(matrix, "matrix", refined, "matrix")
+    return Source((refined, "labels"), (node, "table"), matrix, (node, refined))
+
+
+def _give_head(workflow: LiterateWorkflow, node: pe.Node, acquisition: Acquisition) -> None:
+    """Give a node the T1w image, or the magnitude where there is none, and its brain."""
+    if acquisition.t1w is not None:
+        node.inputs.in_file = str(acquisition.t1w)
+        workflow.connect(_t1w_brain(workflow, acquisition), "mask", node, "mask")
+    else:
+        workflow.connect(workflow.get_node("conform"), "magnitude", node, "in_file")
+        workflow.connect(workflow.get_node("brain"), "mask", node, "mask")
 
 
 def _atlas_node(workflow: LiterateWorkflow, acquisition: Acquisition, settings: Settings) -> pe.Node:
@@ -202,12 +242,7 @@ def _atlas_node(workflow: LiterateWorkflow, acquisition: Acquisition, settings: 
         n_procs=settings.omp_nthreads,
     )
     node.interface.inputs.num_threads = settings.omp_nthreads
-    if acquisition.t1w is not None:
-        node.inputs.in_file = str(acquisition.t1w)
-        workflow.connect(_t1w_brain(workflow, acquisition), "mask", node, "mask")
-    else:
-        workflow.connect(workflow.get_node("conform"), "magnitude", node, "in_file")
-        workflow.connect(workflow.get_node("brain"), "mask", node, "mask")
+    _give_head(workflow, node, acquisition)
     where = "T1w" if acquisition.t1w is not None else acquisition.suffix
     pair = {"from_": NAME, "to": where}
     for output, extension in (("warp", ".nii.gz"), ("linear", ".mat")):

@@ -39,6 +39,20 @@ class NormalisationParams:
     fine: int = parameter(20, "iterations of SyN at the finest level", low=0, high=1000)
     metric: str = parameter("mattes", "what SyN compares: mutual or local correlation", choices=("mattes", "CC"))
     min_dice: float = parameter(0.8, "least overlap of the brains that is accepted", low=0.0, high=1.0)
+    refine_mm: float = parameter(
+        1.0, "voxel size at which labels are moved to the contrast of the head", unit="mm", low=0.3, high=4.0
+    )
+    soft_mm: float = parameter(
+        1.5, "error of the registration that the probabilities of the atlas allow for", unit="mm", low=0.0, high=10.0
+    )
+    trust: float = parameter(0.5, "exponent of the probabilities of the atlas", low=0.0, high=2.0)
+    doubt: float = parameter(
+        0.3, "share that white matter, cortex and fluid have wherever the atlas has a structure", low=0.0, high=0.9
+    )
+    pull: float = parameter(1.0, "how strongly neighbouring voxels pull at each other", low=0.0, high=5.0)
+    outliers: float = parameter(
+        0.001, "density, against the widest tissue's peak, below which a value says nothing", low=1e-9, high=1.0
+    )
 
 
 @dataclass(frozen=True)
