@@ -57,6 +57,7 @@ class Step(SimpleInterface):
         failure = folder / FAILURE_FILE
         failure.unlink(missing_ok=True)
         limit_threads(self.inputs.num_threads)
+        usage.keep()
         usage.release()
         usage.forget_peak()
         begun = time.monotonic()

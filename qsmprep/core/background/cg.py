@@ -35,6 +35,7 @@ def conjugate_gradients(
     tolerance: float,
     max_iter: int,
     precondition: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    inner: Callable[[torch.Tensor, torch.Tensor], float] = _dot,
 ) -> Solution:
     """Solve ``operator(x) = rhs`` for a symmetric positive (semi)definite operator, from zero.
 
@@ -48,6 +49,8 @@ def conjugate_gradients(
     max_iter : int
     precondition : callable, optional
         Symmetric positive definite approximation of the inverse.
+    inner : callable, optional
+        Inner product; of half spectra it is not that of their values.
 
     Returns
     -------
@@ -55,25 +58,25 @@ def conjugate_gradients(
     """
     x = torch.zeros_like(rhs)
     residual = rhs.clone()
-    norm0 = _dot(rhs, rhs) ** 0.5
+    norm0 = inner(rhs, rhs) ** 0.5
     if norm0 == 0:
         return Solution(x, 0, 0.0)
     z = residual if precondition is None else precondition(residual)
     direction = z.clone()
-    rho = _dot(residual, z)
+    rho = inner(residual, z)
     norm = norm0
     for step in range(1, max_iter + 1):
         image = operator(direction)
-        curvature = _dot(direction, image)
+        curvature = inner(direction, image)
         if curvature <= 0:
             return Solution(x, step - 1, norm / norm0)
         alpha = rho / curvature
         x.add_(direction, alpha=alpha)
         residual.add_(image, alpha=-alpha)
-        norm = _dot(residual, residual) ** 0.5
+        norm = inner(residual, residual) ** 0.5
         if norm <= tolerance * norm0:
             return Solution(x, step, norm / norm0)
         z = residual if precondition is None else precondition(residual)
-        rho, previous = _dot(residual, z), rho
+        rho, previous = inner(residual, z), rho
         direction.mul_(rho / previous).add_(z)
     return Solution(x, max_iter, norm / norm0)

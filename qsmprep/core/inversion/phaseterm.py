@@ -39,16 +39,16 @@ class PhaseTerm:
         The nearest copy of the measured phase counts. Between it and ``v`` the derivative is concave,
         so that Newton's method from the copy never overshoots.
         """
-        turn = 2.0 * math.pi / self.scale
-        away = v - self.field_ppm
-        away -= turn * torch.round(away / turn)
-        y = away * (self.penalty / (self.weights2 + self.penalty))
+        away = (v - self.field_ppm).mul_(self.scale)
+        away.sub_(torch.round(away / (2.0 * math.pi)), alpha=2.0 * math.pi)
+        y = away * self.penalty / (self.weights2 + self.penalty)
+        value, slope = torch.empty_like(y), torch.empty_like(y)
         for _ in range(NEWTON_STEPS - 1):
-            slope = torch.cos(y * self.scale).mul_(self.weights2).add_(self.penalty)
-            value = torch.sin(y * self.scale).mul_(self.weights2 / self.scale)
-            value += self.penalty * (y - away)
-            y -= value / slope.clamp_(min=0.05 * self.penalty)
-        return v - away + y
+            torch.cos(y, out=slope).mul_(self.weights2).add_(self.penalty).clamp_(min=0.05 * self.penalty)
+            torch.sin(y, out=value).mul_(self.weights2)
+            value.add_(y, alpha=self.penalty).sub_(away, alpha=self.penalty)
+            y.addcdiv_(value, slope, value=-1.0)
+        return y.sub_(away).div_(self.scale).add_(v)
 
     def misfit(self, field: torch.Tensor) -> torch.Tensor:
         """How far the phase of a field is from the measured one, in ppm (the chord of the circle)."""

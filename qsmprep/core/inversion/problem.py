@@ -245,9 +245,9 @@ class Spectral:
     @staticmethod
     def inner(a: torch.Tensor, b: torch.Tensor) -> float:
         """Inner product of two real volumes given by half spectra of an even last length (unscaled)."""
-        product = a.real * b.real + a.imag * b.imag
-        planes = product[..., 0].sum(dtype=torch.float64) + product[..., -1].sum(dtype=torch.float64)
-        return float(2.0 * product.sum(dtype=torch.float64) - planes)
+        total = torch.dot(torch.view_as_real(a).reshape(-1), torch.view_as_real(b).reshape(-1))
+        planes = (a[..., :1].conj() * b[..., :1] + a[..., -1:].conj() * b[..., -1:]).real.sum(dtype=torch.float64)
+        return float(2.0 * total - planes)
 
     def laplacian(self) -> torch.Tensor:
         """Symbol of minus the discrete Laplacian (squared gradient) in 1/mm^2 on the half spectrum."""
@@ -267,8 +267,7 @@ def difference(volume: torch.Tensor, axis: int, mm: float, out: torch.Tensor | N
     n = volume.shape[axis]
     torch.sub(volume.narrow(axis, 1, n - 1), volume.narrow(axis, 0, n - 1), out=out.narrow(axis, 0, n - 1))
     torch.sub(volume.narrow(axis, 0, 1), volume.narrow(axis, n - 1, 1), out=out.narrow(axis, n - 1, 1))
-    out /= mm
-    return out
+    return out if mm == 1.0 else out.div_(mm)
 
 
 def add_adjoint(total: torch.Tensor, faces: torch.Tensor, axis: int, scale: float) -> None:

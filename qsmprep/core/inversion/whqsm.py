@@ -88,26 +88,27 @@ class _Harmonic:
         self.fidelity = params.fidelity
         self.rho = params.harmonic_rho * space.grid.voxel_volume_mm3 ** (4.0 / 3.0)
         self.laplacian = space.laplacian()
-        self.below = 1.0 / (self.fidelity + self.rho * self.laplacian**2)
-        self.keep = self.rho / (self.rho + params.beta * space.pad(problem.mask.to(torch.float32)))
+        below = 1.0 / (self.fidelity + self.rho * self.laplacian**2)
+        self.to_rest, self.to_pull = self.fidelity * below, self.rho * self.laplacian * below
+        bent = params.beta * space.pad(problem.mask.to(torch.float32))
+        self.drop = bent / (self.rho + bent)
         self.dual = torch.zeros(space.shape, device=space.device)
         self.pull = torch.zeros_like(space.dipole, dtype=torch.complex64)
 
     def left_to_map(self) -> torch.Tensor:
         """What is left of the data term's weight in k-space when the field is solved for along with the map."""
-        return self.fidelity * self.rho * self.below * self.laplacian
+        return self.fidelity * self.to_pull
 
     def solve(self, rest: torch.Tensor) -> torch.Tensor:
         """The field in k-space, given what it should make up for together with the map's field."""
-        return (self.fidelity * rest + self.rho * self.laplacian * self.pull) * self.below
+        return (rest * self.to_rest).add_(self.pull * self.to_pull)
 
     def shrink(self, spectrum: torch.Tensor) -> None:
         """Pull the Laplacian towards zero inside the mask and update the multiplier."""
         bent = self.space.ifft(spectrum * self.laplacian)
         bent += self.dual
-        small = bent * self.keep
-        self.dual = bent - small
-        self.pull = torch.fft.rfftn(small - self.dual)
+        torch.mul(bent, self.drop, out=self.dual)
+        self.pull = torch.fft.rfftn(bent.sub_(self.dual, alpha=2.0))
 
 
 def solve(problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: float) -> Susceptibility:
