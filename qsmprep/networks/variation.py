@@ -70,7 +70,8 @@ def _solve(
     field: torch.Tensor, mask: torch.Tensor, images: torch.Tensor | None, space: Spectral, edge: float
 ) -> torch.Tensor:
     """Both maps of some volumes, ``(batch, 2, nx, ny, nz)``."""
-    part = (..., *(slice(0, n) for n in field.shape[-3:]))
+    nx, ny, nz = field.shape[-3:]
+    part = (..., slice(0, nx), slice(0, ny), slice(0, nz))
     data = space.dipole * space.fft(mask * field)
     faces = None if images is None else _faces(mask, images, space)
     split = TotalVariation(space, space.dipole**2, STAGES[0][0] * edge, RHO, faces, batch=(len(field),))
@@ -91,9 +92,8 @@ def _solve(
 
 def _faces(mask: torch.Tensor, images: torch.Tensor, space: Spectral) -> list[torch.Tensor | None]:
     """Weight of the penalty on the faces along each axis, for some volumes."""
-    each = [edge_faces(one > 0, image, space, EDGES) for one, image in zip(mask, images, strict=True)]
-    whole = torch.ones(space.shape, device=space.device)
-    return [
-        torch.stack([whole if faces[axis] is None else faces[axis] * (1 - SPARED) + SPARED for faces in each])
-        for axis in range(3)
-    ]
+    stacks = []
+    for one, image in zip(mask, images, strict=True):
+        edges = edge_faces(one > 0, image, space, EDGES)
+        stacks.append([torch.ones(space.shape, device=space.device) if e is None else e for e in edges])
+    return [torch.stack(axis) * (1 - SPARED) + SPARED for axis in zip(*stacks, strict=True)]
