@@ -87,6 +87,7 @@ HOW = {
     "make docs": How("make", why=NEEDS_INDEX + "; tests/test_docs.py builds the site"),
     "make test-html": How("make", why=NEEDS_INDEX),
     "make test-offline": How("make", why=IS_TEST),
+    "make test-slow": How("make", why=IS_TEST),
     "make test-slurm": How("make", why=IS_TEST),
     "make test-trust": How("make", why=IS_TEST),
     "make wheel-check": How("make", why=NEEDS_INDEX),
