@@ -94,6 +94,6 @@ class TfiParams:
     tikhonov: float = parameter(1e-5, "weight of the Tikhonov term on the sources outside", low=0.0)
     padding_mm: float = parameter(10.0, "room for sources on each side of the mask's bounding box", unit="mm", low=0.0)
     model: bool = parameter(False, "field of the sources inside, without noise; false: total field less background")
-    passes: int = parameter(5, "passes of reweighted least squares", low=1)
+    passes: int = parameter(7, "passes of reweighted least squares", low=1)
     tolerance: float = parameter(1e-2, "relative residual at which conjugate gradients stop", low=0.0)
-    max_iter: int = parameter(30, "conjugate gradient iterations in each pass", low=1)
+    max_iter: int = parameter(20, "conjugate gradient iterations in each pass", low=1)
