@@ -47,17 +47,21 @@ class MethodInputSpec(StepInputSpec):
 
 
 class Step(SimpleInterface):
-    """An interface whose work is :meth:`compute`: load, call one pure function, save."""
+    """An interface whose work is :meth:`compute`: load, call one pure function, save.
+
+    ``iterates`` says that the function makes many volumes of one size after each other.
+    """
 
     input_spec = StepInputSpec
     step = ""
+    iterates = False
 
     def _run_interface(self, runtime: Any) -> Any:
         folder = Path(runtime.cwd)
         failure = folder / FAILURE_FILE
         failure.unlink(missing_ok=True)
         limit_threads(self.inputs.num_threads)
-        usage.keep()
+        usage.keep(self.iterates)
         usage.release()
         usage.forget_peak()
         begun = time.monotonic()

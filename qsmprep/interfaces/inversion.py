@@ -39,6 +39,7 @@ class RemoveBackground(base.Step):
     input_spec = RemoveBackgroundInputSpec
     output_spec = RemoveBackgroundOutputSpec
     step = "background"
+    iterates = True
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """Load, remove, save."""
@@ -87,6 +88,7 @@ class Invert(base.Step):
     input_spec = InvertInputSpec
     output_spec = InvertOutputSpec
     step = "inversion"
+    iterates = True
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """Load, invert, save."""

@@ -190,6 +190,7 @@ class Unwrap(base.Step):
     input_spec = UnwrapInputSpec
     output_spec = UnwrapOutputSpec
     step = "unwrap"
+    iterates = True
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """Load, correct, unwrap, save."""

@@ -15,20 +15,21 @@ _RESET = "5"
 
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
-_KEPT_BYTES = 2**30
-"""Blocks up to this size, and this much free memory, stay with the process until :func:`release`."""
+_KEPT_BYTES = {True: 2**30, False: 2**25}
+"""Blocks up to this size, and twice as much free memory, stay with the process until :func:`release`."""
 
 
-def keep() -> None:
-    """Let the allocator keep what a step frees for the next volume that it needs (glibc only).
+def keep(much: bool) -> None:
+    """Let the allocator keep what a step frees for the next volume that it needs, or not much of it (glibc only).
 
     Above 32 MB it otherwise asks the system for every volume and gives it back: the pages are then cleared again for
-    each operation, which takes several times as long as the operation.
+    each operation, which takes several times as long as the operation. That pays for iterations over volumes of one
+    size; for volumes of many sizes what is kept only adds to the peak.
     """
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL("libc.so.6")
-        library.mallopt(_MMAP_THRESHOLD, _KEPT_BYTES)
-        library.mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+        library.mallopt(_MMAP_THRESHOLD, _KEPT_BYTES[much])
+        library.mallopt(_TRIM_THRESHOLD, 2 * _KEPT_BYTES[much] - 1)
 
 
 def release() -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import platform
+import resource
 
 import numpy as np
+import pytest
+import torch
 from scans import SHAPE, write_cohort
 
 from qsmprep.bids.preflight import preflight
@@ -76,3 +80,27 @@ def test_a_run_stays_within_its_estimates_and_the_report_says_so(tmp_path, qsmpr
     (record,) = read_records(tmp_path / "out", "01")
     peaks = {use.step: use.peak_mb for use in record.resources}
     assert peaks["invert_tkd"] == taken["invert_tkd"]["peak_mb"]
+
+
+def faults_of_volumes() -> int:
+    """Pages that the system had to give for ten volumes of 48 MB, one after the other."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.zeros(12 * 2**20).add_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator of glibc only")
+def test_iterations_take_their_volumes_from_what_is_kept():
+    usage.keep(False)
+    fresh = faults_of_volumes()
+    if fresh * resource.getpagesize() < 10 * 48 * 2**20 / 2:
+        pytest.skip("the system gives huge pages: they cannot be counted")
+    try:
+        usage.keep(True)
+        faults_of_volumes()
+        assert faults_of_volumes() < 0.1 * fresh
+    finally:
+        usage.keep(False)
+        usage.release()
+    assert faults_of_volumes() > 0.5 * fresh, "what is freed goes back at once"
