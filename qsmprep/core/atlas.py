@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from qsmprep.core.grid import bounding_box
 from qsmprep.core.labels import Labels
 from qsmprep.core.parameters import NormalisationParams
 from qsmprep.core.refine import refine
@@ -126,12 +127,12 @@ def refine_labels(
 
 def _around(head: Volume, marked: NDArray[np.bool_]) -> tuple[Volume, tuple[slice, ...]]:
     """The part of a head around what is marked, and where it lies."""
-    voxels = np.argwhere(marked)
-    if not len(voxels):
+    if not marked.any():
         raise DataError("no label of the atlas lies in the head", expected="a registration that fits")
     margin = np.ceil(MARGIN_MM / np.linalg.norm(head.affine[:3, :3], axis=0)).astype(int)
-    low = np.maximum(voxels.min(axis=0) - margin, 0)
-    high = np.minimum(voxels.max(axis=0) + margin + 1, head.data.shape)
+    box = bounding_box(marked)
+    low = np.maximum([part.start for part in box] - margin, 0)
+    high = np.minimum([part.stop for part in box] + margin, head.data.shape)
     affine = head.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ low
     at = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))

@@ -20,10 +20,10 @@ EDGES = 0.2
 SPARED = 0.1
 """Relative weight of the penalty on those faces."""
 
-RHO = 0.03
 TOGETHER = 2**24
 """Voxels of the padded grid that are solved for together; more in parts, to bound the memory."""
 
+RHO = 0.03
 REFRESH = 2
 """Steps between updates of what the field outside the mask is taken to be."""
 
@@ -56,13 +56,13 @@ def variation_maps(
     """
     space = Spectral(geometry.grid, ITERATIVE_PAD, geometry.device)
     edge = geometry.grid.voxel_volume_mm3 ** (1.0 / 3.0)
-    data_field, inside = field[:, 0].float(), mask[:, 0].float()
-    together = max(1, int(TOGETHER // math.prod(space.shape)))
+    fields, masks = field[:, 0].float(), mask[:, 0].float()
+    together = max(1, TOGETHER // math.prod(space.shape))
     parts = []
     for begin in range(0, len(field), together):
         part = slice(begin, begin + together)
         images = None if magnitude is None else magnitude[part, 0]
-        parts.append(_solve(data_field[part], inside[part], images, space, edge))
+        parts.append(_solve(fields[part], masks[part], images, space, edge))
     return torch.cat(parts)
 
 
