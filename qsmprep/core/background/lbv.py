@@ -8,26 +8,10 @@ from numpy.typing import NDArray
 
 from qsmprep.core.background.cg import Solution, conjugate_gradients
 from qsmprep.core.background.common import Problem, nonempty, prepare
+from qsmprep.core.background.multigrid import Multigrid
 from qsmprep.core.grid import Grid
 from qsmprep.core.parameters import LbvParams
 from qsmprep.core.results import LocalField
-
-
-def negative_laplacian(volume: torch.Tensor, voxel_mm: tuple[float, float, float]) -> torch.Tensor:
-    """Minus the 7-point Laplacian in 1/mm^2, with zeros beyond the volume.
-
-    Parameters
-    ----------
-    volume : (nx, ny, nz) torch.Tensor
-    voxel_mm : (3,) tuple of float
-    """
-    result = volume * sum(2.0 / mm**2 for mm in voxel_mm)
-    for axis, mm in enumerate(voxel_mm):
-        n = volume.shape[axis]
-        if n > 1:
-            result.narrow(axis, 1, n - 1).sub_(volume.narrow(axis, 0, n - 1), alpha=1 / mm**2)
-            result.narrow(axis, 0, n - 1).sub_(volume.narrow(axis, 1, n - 1), alpha=1 / mm**2)
-    return result
 
 
 def lbv(
@@ -42,7 +26,8 @@ def lbv(
     """Remove background fields by solving Laplace's equation in the mask.
 
     The background is set to the total field on the border of the mask (after ``peel_mm`` of it are
-    taken off) and is harmonic inside. The system is solved by conjugate gradients.
+    taken off) and is harmonic inside. The system is solved by conjugate gradients
+    with a multigrid preconditioner.
 
     Parameters
     ----------
@@ -98,13 +83,10 @@ def harmonic_inside(problem: Problem, params: LbvParams) -> tuple[torch.Tensor, 
     voxel_mm = problem.grid.voxel_mm
     peeled = problem.depth_mm > params.peel_mm
     kept = nonempty(_neighbours(torch.from_numpy(peeled).to(problem.field.device)), params.peel_mm + max(voxel_mm))
-    keep = kept.to(torch.float32)
-    border = problem.field * (1 - keep)
+    grid = Multigrid(kept.to(torch.float32), voxel_mm)
+    border = torch.where(kept, torch.zeros_like(problem.field), problem.field)
     solution = conjugate_gradients(
-        lambda volume: keep * negative_laplacian(volume, voxel_mm),
-        -keep * negative_laplacian(border, voxel_mm),
-        tolerance=params.tolerance,
-        max_iter=params.max_iter,
+        grid.operator, -grid.operator(border), tolerance=params.tolerance, max_iter=params.max_iter, precondition=grid
     )
     return kept, solution
 

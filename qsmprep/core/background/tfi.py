@@ -14,6 +14,7 @@ from qsmprep.core.background.lbv import harmonic_inside
 from qsmprep.core.dipole import convolve, dipole_kernel, padded_shape
 from qsmprep.core.grid import Grid
 from qsmprep.core.inversion.problem import Spectral, add_adjoint, difference
+from qsmprep.core.multiresolution import block_mean, divisible_shape, interpolate, join, joined
 from qsmprep.core.parameters import LbvParams, TfiParams
 from qsmprep.core.results import LocalField
 
@@ -25,6 +26,8 @@ HARMONIC_TOLERANCE = 1e-5
 """Relative residual of the harmonic function that is taken off first; single precision reaches it."""
 FLOOR = 1e-3
 """Smallest curvature that the preconditioner assumes, relative to that of the data."""
+TRUSTED = 1e-6
+"""Squared weight of a voxel below which its field is not divided by it."""
 
 
 def tfi(
@@ -50,7 +53,8 @@ def tfi(
     harmonic function with the field's values on the border of the mask (LBV) is taken off first (it
     belongs to sources outside; what it takes too much of, they give back), and a preconditioner that
     is diagonal in k-space. It does not tell sources inside and outside apart, and needs fewer than half the
-    iterations of one with a block for each.
+    iterations of one with a block for each. Voxels of which two fit into ``params.coarse_mm`` start from the
+    solution on joined voxels, and need few passes of their own.
 
     Parameters
     ----------
@@ -85,11 +89,7 @@ def tfi(
     spread = TO_SD * float(rest[kept].abs().median())
     if spread == 0:
         return problem.finish(rest, problem.mask, {"spread_ppm": 0.0, "iterations": 0, "relative_residual": 0.0})
-    sources = _Sources(problem, params, rest / spread)
-    iterations, residual = 0, 0.0
-    for number in range(params.passes):
-        steps, residual = sources.improve(FIRST_ROUNDING if number == 0 else 1.0)
-        iterations += steps
+    sources, iterations, residual = _solve(_Sources.of(problem, params, rest / spread))
     local = spread * sources.local_field(params.model)
     info = {"spread_ppm": spread, "iterations": iterations, "relative_residual": residual}
     return problem.finish(local, problem.mask, info)
@@ -101,32 +101,71 @@ def _without_harmonic(problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.where(kept, problem.field - harmonic.x, torch.zeros_like(problem.field)), kept
 
 
+def _solve(sources: _Sources) -> tuple[_Sources, int, float]:
+    """Improve sources that are zero, starting with a solution on larger voxels; and iterations, relative residual."""
+    params, iterations, residual = sources.params, 0, 0.0
+    fresh = max(sources.factors) == 1
+    if not fresh:
+        coarse, iterations, _ = _solve(sources.coarser())
+        sources.start_from(coarse)
+    for number in range(params.passes if fresh else params.fine_passes):
+        steps, residual = sources.improve(FIRST_ROUNDING if fresh and number == 0 else 1.0)
+        iterations += steps
+    return sources, iterations, residual
+
+
 @dataclass
 class _Sources:
     """The sources on a periodic grid that is larger than the mask's box, and how they are improved.
 
     Parameters
     ----------
-    problem : Problem
-    params : TfiParams
+    grid : Grid
+        Of the mask's box.
+    room : Grid
+        Of the periodic grid, of fast lengths.
+    mask : (nx, ny, nz) bool torch.Tensor
+    trust : (nx, ny, nz) float32 torch.Tensor
+        Weight of the squared misfit of every voxel.
     field : (nx, ny, nz) float32 torch.Tensor
         What they are to explain, in units of its spread; zero outside the mask.
+    params : TfiParams
     """
 
-    problem: Problem
-    params: TfiParams
+    grid: Grid
+    room: Grid
+    mask: torch.Tensor
+    trust: torch.Tensor
     field: torch.Tensor
+    params: TfiParams
+
+    @classmethod
+    def of(cls, problem: Problem, params: TfiParams, field: torch.Tensor) -> _Sources:
+        """On the voxels of the problem."""
+        grid = problem.grid
+        margin = [int(np.ceil(2 * params.padding_mm / mm)) for mm in grid.voxel_mm]
+        needed = [n + more for n, more in zip(grid.shape, margin, strict=True)]
+        room = grid.with_shape(divisible_shape(grid, needed, params.coarse_mm))
+        trust = problem.mask.to(torch.float32) if problem.weights is None else problem.weights**2
+        return cls(grid, room, problem.mask, trust, field, params)
 
     def __post_init__(self) -> None:
-        grid, device = self.problem.grid, self.field.device
-        margin = [int(np.ceil(2 * self.params.padding_mm / mm)) for mm in grid.voxel_mm]
-        room = grid.with_shape(tuple(n + more for n, more in zip(grid.shape, margin, strict=True)))  # type: ignore[arg-type]
-        self.space = Spectral(room, 1.0, device)
-        self.part = tuple(slice(0, n) for n in grid.shape)
-        mask = self.problem.mask.to(torch.float32)
-        self.outside = 1 - self.space.pad(mask)
-        self.trust = mask if self.problem.weights is None else self.problem.weights**2
+        self.space = Spectral(self.room, 1.0, self.field.device)
+        self.part = tuple(slice(0, n) for n in self.grid.shape)
+        self.outside = 1 - self.space.pad(self.mask.to(torch.float32))
         self.spectrum = torch.zeros_like(self.space.dipole, dtype=torch.complex64)
+        self.factors = joined(self.grid, self.params.coarse_mm)
+
+    def coarser(self) -> _Sources:
+        """The same problem, not solved, on larger voxels: their weighted mean field, where half lies in the mask."""
+        mask = block_mean(self.mask.to(torch.float32), self.factors) >= 0.5
+        trust = block_mean(self.trust, self.factors) * mask
+        field = block_mean(self.trust * self.field, self.factors).mul_(mask).div_(trust.clamp(min=TRUSTED))
+        return _Sources(join(self.grid, self.factors), join(self.room, self.factors), mask, trust, field, self.params)
+
+    def start_from(self, coarse: _Sources) -> None:
+        """Take over what was found on larger voxels."""
+        self.spectrum = self.space.fft(interpolate(coarse.space.ifft(coarse.spectrum), self.factors))
 
     def improve(self, rounding: float) -> tuple[int, float]:
         """One pass: weigh the gradients anew, solve; iterations done and their relative residual.
@@ -138,7 +177,7 @@ class _Sources:
         scales = self._scales(rounding * params.edge)
         smoothness = sum(
             float(s.sum(dtype=torch.float64)) * mm**2 for s, mm in zip(scales, space.grid.voxel_mm, strict=True)
-        ) / (3 * float(self.problem.mask.sum()))
+        ) / (3 * float(self.mask.sum()))
         inverse = space.laplacian().mul_(smoothness).add_(FLOOR).addcmul_(space.dipole, space.dipole).reciprocal_()
 
         def operator(spectrum: torch.Tensor) -> torch.Tensor:
@@ -163,7 +202,7 @@ class _Sources:
     def _scales(self, edge: float) -> list[torch.Tensor]:
         """Weight of the squared difference across every face within the mask, for each axis."""
         chi = self.space.ifft(self.spectrum)[self.part]
-        inside = self.problem.mask.to(torch.float32)
+        inside = self.mask.to(torch.float32)
         scales = []
         for axis, mm in enumerate(self.space.grid.voxel_mm):
             rounded = difference(chi, axis, mm).square_().add_(edge**2).sqrt_()
@@ -178,9 +217,9 @@ class _Sources:
 
     def local_field(self, model: bool) -> torch.Tensor:
         """Field of the sources inside relative to their mean; else also what nothing explains."""
-        mask = self.problem.mask
+        mask = self.mask
         chi = self.space.ifft(self.spectrum)[self.part]
         chi = torch.where(mask, chi - chi[mask].mean(), torch.zeros_like(chi))
         shape = padded_shape(chi.shape)
-        local = convolve(chi, dipole_kernel(self.problem.grid.with_shape(shape), device=chi.device), shape)
+        local = convolve(chi, dipole_kernel(self.grid.with_shape(shape), device=chi.device), shape)
         return local if model else local + self.field - self.space.ifft(self.spectrum * self.space.dipole)[self.part]

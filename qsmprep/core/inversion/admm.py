@@ -27,6 +27,12 @@ class TotalVariation:
         Relative weight of every face, for each axis on the padded grid; None weighs all alike.
     batch : tuple of int
         Leading lengths of maps that are solved for together, all with one ``H``.
+    relaxation : float
+        Over-relaxation from 1 (none) to below 2: the gradient goes this far beyond its last split.
+
+    References
+    ----------
+    .. [1] Boyd et al., Found. Trends Mach. Learn. 3:1 (2011), section 3.4.3, doi:10.1561/2200000016
     """
 
     def __init__(
@@ -37,9 +43,11 @@ class TotalVariation:
         rho: float,
         faces: list[torch.Tensor | None] | None = None,
         batch: tuple[int, ...] = (),
+        relaxation: float = 1.0,
     ) -> None:
         self.space = space
         self.weights = faces or [None, None, None]
+        self.relaxation = relaxation
         self.rho = rho * float(space.grid.voxel_volume_mm3) ** (2.0 / 3.0)
         self.limit = weight / self.rho
         self.inverse = hessian + self.rho * space.laplacian()
@@ -47,7 +55,7 @@ class TotalVariation:
             self.inverse[0, 0, 0] = 1.0
         self.inverse.clamp_(min=1e-12).reciprocal_()
         shape = (*batch, *space.shape)
-        self.duals = [torch.zeros(shape, device=space.device) for _ in range(3)]
+        self.sums = [torch.zeros(shape, device=space.device) for _ in range(3)]
         self.pull = torch.zeros(shape, device=space.device)
         self._faces = torch.empty(shape, device=space.device)
 
@@ -67,19 +75,23 @@ class TotalVariation:
         return self.space.ifft(self.spectrum(data))
 
     def shrink(self, chi: torch.Tensor) -> None:
-        """Soft-threshold the gradient, update the multipliers and what they pull the map to."""
+        """Soft-threshold the gradient, update the multipliers and what they pull the map to.
+
+        Kept is the sum of split and multiplier of every face: the multiplier is that sum, limited.
+        """
         self.pull.zero_()
-        for axis, (dual, mm) in enumerate(zip(self.duals, self.space.grid.voxel_mm, strict=True)):
-            faces = difference(chi, axis - 3, mm, out=self._faces)
-            faces += dual
-            weight = self.weights[axis]
-            if weight is None:
-                torch.clamp(faces, -self.limit, self.limit, out=dual)
-            else:
-                most = self.limit * weight
-                torch.clamp(faces, -most, most, out=dual)
-            faces.sub_(dual, alpha=2.0)
-            add_adjoint(self.pull, faces, axis - 3, self.rho / mm)
+        relax = self.relaxation
+        for axis, mm in enumerate(self.space.grid.voxel_mm):
+            weight, multiplier = self.weights[axis], self.sums[axis]
+            most = self.limit if weight is None else self.limit * weight
+            total = difference(chi, axis - 3, mm, out=self._faces)
+            if relax != 1.0:
+                total.mul_(relax).add_(multiplier, alpha=1.0 - relax)
+            torch.clamp(multiplier, -most, most, out=multiplier)
+            total.add_(multiplier, alpha=relax)
+            torch.clamp(total, -most, most, out=multiplier)
+            add_adjoint(self.pull, multiplier.mul_(-2.0).add_(total), axis - 3, self.rho / mm)
+            self.sums[axis], self._faces = total, multiplier
 
 
 def relative_change(new: torch.Tensor, old: torch.Tensor) -> float:

@@ -12,6 +12,9 @@ from qsmprep.core.inversion.problem import DEFAULT_RAD_PER_PPM, ITERATIVE_PAD, P
 from qsmprep.core.parameters import WhqsmParams
 from qsmprep.core.results import Susceptibility
 
+RELAXATION = 1.8
+"""Of all three splits; halves the iterations that none would take."""
+
 SHARE = 0.1
 """Weight that is chosen from the data, over the residual and the voxel edge."""
 
@@ -71,6 +74,8 @@ def whqsm(
     References
     ----------
     .. [1] Milovic et al., Magn. Reson. Med. 81:1399 (2019), doi:10.1002/mrm.27483
+    .. [2] Boyd et al., Found. Trends Mach. Learn. 3:1 (2011), section 3.4.3 (over-relaxation),
+       doi:10.1561/2200000016
     """
     params = params or WhqsmParams()
     problem = prepare(
@@ -92,7 +97,7 @@ class _Harmonic:
         self.to_rest, self.to_pull = self.fidelity * below, self.rho * self.laplacian * below
         bent = params.beta * space.pad(problem.mask.to(torch.float32))
         self.drop = bent / (self.rho + bent)
-        self.dual = torch.zeros(space.shape, device=space.device)
+        self.sum = torch.zeros(space.shape, device=space.device)
         self.pull = torch.zeros_like(space.dipole, dtype=torch.complex64)
 
     def left_to_map(self) -> torch.Tensor:
@@ -104,11 +109,13 @@ class _Harmonic:
         return (rest * self.to_rest).add_(self.pull * self.to_pull)
 
     def shrink(self, spectrum: torch.Tensor) -> None:
-        """Pull the Laplacian towards zero inside the mask and update the multiplier."""
-        bent = self.space.ifft(spectrum * self.laplacian)
-        bent += self.dual
-        torch.mul(bent, self.drop, out=self.dual)
-        self.pull = torch.fft.rfftn(bent.sub_(self.dual, alpha=2.0))
+        """Pull the Laplacian towards zero inside the mask and update the multiplier.
+
+        Kept is the sum of split and multiplier: the multiplier is that sum times ``drop``.
+        """
+        bent = self.space.ifft(spectrum * self.laplacian).mul_(RELAXATION).add_(self.sum, alpha=1.0 - RELAXATION)
+        self.sum = bent.addcmul_(self.sum, self.drop, value=RELAXATION)
+        self.pull = torch.fft.rfftn(torch.addcmul(bent, bent, self.drop, value=-2.0))
 
 
 def solve(problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: float) -> Susceptibility:
@@ -118,9 +125,11 @@ def solve(problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: f
     harmonic = _Harmonic(problem, space, params)
     factor = harmonic.left_to_map() * space.dipole
     weight = Weight(params.weight, SHARE, problem)
-    split = TotalVariation(space, factor * harmonic.laplacian * space.dipole, weight.value, params.rho)
+    hessian = factor * harmonic.laplacian * space.dipole
+    split = TotalVariation(space, hessian, weight.value, params.rho, relaxation=RELAXATION)
     dual = torch.zeros_like(problem.field_ppm)
     target, old = space.pad(problem.field_ppm), torch.zeros_like(problem.field_ppm)
+    close = target.clone()
     change, done = 1.0, 0
     while True:
         wanted = torch.fft.rfftn(target)
@@ -137,10 +146,12 @@ def solve(problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: f
             split.set_weight(weight.renew(term.misfit(target[part])))
         split.shrink(chi)
         harmonic.shrink(background)
-        seen = target[part] + dual
-        close = term.proximal(seen)
-        dual = seen - close
-        target[part] = close - dual
+        close.lerp_(target, RELAXATION)
+        seen = close[part] + dual
+        close[part] = term.proximal(seen)
+        dual = seen - close[part]
+        target = close.clone()
+        target[part] -= dual
         done += 1
     field = space.ifft(background)[part][problem.mask]
     info = {
