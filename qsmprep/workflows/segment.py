@@ -72,8 +72,11 @@ def _give(workflow: LiterateWorkflow, value: Any, node: pe.Node, name: str) -> N
 
 def atlas_files(settings: Settings) -> tuple[Path, Path]:
     """The atlas and its label table: as given, or the embedded one."""
-    if settings.atlas:
-        return settings.atlas[0], settings.atlas[1]
+    return (settings.atlas[0], settings.atlas[1]) if settings.atlas else embedded_atlas()
+
+
+def embedded_atlas() -> tuple[Path, Path]:
+    """The embedded atlas and its label table."""
     folder = Path(str(files("qsmprep.data"))) / "atlas"
     return folder / "subcortical_dseg.nii.gz", folder / "subcortical_dseg.tsv"
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+import stat
+import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from qsmprep.bids.tables import read_label_table
+from qsmprep.bids.tables import read_label_table, write_label_table
 from qsmprep.cli.step import main
+from qsmprep.core.structures import FREESURFER, Region
 
 EXAMPLE = Path(__file__).parents[2] / "bids_examples" / "cohort" / "derivatives" / "truth" / "sub-01" / "anat"
 
@@ -48,7 +52,12 @@ def test_labels_table_and_sidecar(files, tmp_path, capsys):
     ("words", "code", "said"),
     [
         (("--out", "a.tsv"), 2, "not named as a NIfTI file"),
-        (("--out", "a.nii", "--method", "first"), 2, "no nuclei method"),
+        (("--out", "a.nii", "--method", "second"), 2, "no segmentation `second`"),
+        (("--out", "a.nii", "--method", "first"), 2, "`first` needs --t1w"),
+        (("--out", "a.nii", "--method", "atlas"), 2, "`atlas` needs --t1w"),
+        (("--out", "a.nii", "--method", "unetr", "--t1w", "t.nii"), 2, "`unetr` has no use for --t1w"),
+        (("--out", "a.nii", "--t1w", "t.nii", "--atlas", "a.nii", "a.tsv"), 2, "no probabilities"),
+        (("--out", "a.nii", "--t1w", "t.nii"), 66, "does not exist"),
         (("--out", "a.nii", "--param", "weight=1"), 2, "no parameter"),
         (("--out", "a.nii", "--param", "weights=/nowhere"), 66, "qsmprep-train subcortical"),
     ],
@@ -63,3 +72,91 @@ def test_what_is_refused(files, tmp_path, monkeypatch, capsys, words, code, said
 def test_an_input_is_not_replaced(files, tmp_path, capsys):
     assert call("segment", "--chi", files[0], "--mask", files[1], "--out", files[0]) == 2
     assert "would replace an input" in capsys.readouterr().err
+
+
+T1W = EXAMPLE.parents[3] / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+TRUTH = EXAMPLE / "sub-01_dseg.nii.gz"
+QUICK = ("--param", "voxel_mm=6", "coarse=10", "middle=0", "fine=0")
+"""A registration that is coarse, but right to some millimetres."""
+PUTAMEN = {"L": 13, "R": 14}
+"""In the truth of the examples."""
+
+
+def overlap(out: Path, hemisphere: str) -> float:
+    """Dice coefficient of the putamen with the truth, looked up on the truth's grid."""
+    labels, truth = nib.load(out), nib.load(TRUTH)
+    back = np.linalg.inv(labels.affine) @ truth.affine
+    at = np.indices(truth.shape).reshape(3, -1)
+    i, j, k = np.clip(np.rint(back[:3, :3] @ at + back[:3, 3:]).astype(int), 0, np.array(labels.shape)[:, None] - 1)
+    code = next(c for c, r in FREESURFER.items() if (r.structure, r.hemisphere) == ("putamen", hemisphere))
+    found = (np.asarray(labels.dataobj)[i, j, k] == code).reshape(truth.shape)
+    true = np.asarray(truth.dataobj) == PUTAMEN[hemisphere]
+    return 2 * (found & true).sum() / (found.sum() + true.sum())
+
+
+def test_the_atlas_on_a_t1w_image_alone(files, tmp_path, capsys):
+    out = tmp_path / "dseg.nii.gz"
+    assert call("segment", "--t1w", T1W, "--out", out, *QUICK) == 0
+    assert "Right-Putamen" in capsys.readouterr().out
+    assert np.allclose(nib.load(out).affine, nib.load(T1W).affine)
+    assert min(overlap(out, "L"), overlap(out, "R")) > 0.4
+    table, sidecar = read_label_table(tmp_path / "dseg.tsv"), json.loads((tmp_path / "dseg.json").read_text())
+    assert set(table) == set(np.unique(nib.load(out).dataobj)) - {0}
+    assert (sidecar["Method"], sidecar["Inputs"]) == ("atlas", {"t1w": str(T1W)})
+    assert call("roi", "--chi", files[0], "--dseg", out, "--out", tmp_path / "roi.tsv") == 0
+
+
+def test_susceptibility_beside_it_moves_the_labels(files, tmp_path):
+    """The same coarse registration, with and without the true map; a flipped image has its left where it was."""
+    flipped = tmp_path / "t1w.nii.gz"
+    image = nib.load(T1W)
+    turn = np.array([[0, -1], [1, 1], [2, 1]])
+    image.as_reoriented(turn).to_filename(flipped)
+    alone, both = tmp_path / "alone.nii.gz", tmp_path / "both.nii.gz"
+    assert call("segment", "--t1w", flipped, "--out", alone, *QUICK) == 0
+    assert call("segment", "--t1w", flipped, "--chi", files[0], "--mask", files[1], "--out", both, *QUICK) == 0
+    for hemisphere in "LR":
+        assert overlap(both, hemisphere) > max(0.65, overlap(alone, hemisphere) + 0.05)
+    assert "chi" in json.loads((tmp_path / "both.json").read_text())["Inputs"]
+
+
+def test_an_atlas_and_a_brain_of_ones_own(tmp_path, capsys):
+    from qsmprep.interfaces.registration import BrainOf
+    from qsmprep.workflows.segment import embedded_atlas
+
+    labels, names = tmp_path / "mine.nii.gz", tmp_path / "mine.tsv"
+    shutil.copy(embedded_atlas()[0], labels)
+    write_label_table([Region(12, "My-Putamen", "putamen", "L")], names)
+    brain = BrainOf(in_file=str(T1W)).compute(tmp_path)["mask"]
+    out = tmp_path / "dseg.nii.gz"
+    assert call("segment", "--t1w", T1W, "--brain", brain, "--atlas", labels, names, "--out", out, *QUICK) == 0
+    assert "My-Putamen" in capsys.readouterr().out
+    assert list(read_label_table(tmp_path / "dseg.tsv")) == [12]
+
+
+def test_first_on_a_t1w_image(tmp_path, monkeypatch, capsys):
+    """With a stand-in for FSL's program: the labels and the words, not FSL itself."""
+    out = tmp_path / "dseg.nii.gz"
+    monkeypatch.delenv("FSLDIR", raising=False)
+    monkeypatch.setenv("PATH", "")
+    assert call("segment", "--t1w", T1W, "--method", "first", "--out", out) == 66
+    assert "FSLDIR" in capsys.readouterr().err
+    program = tmp_path / "fsl" / "bin" / "run_first_all"
+    program.parent.mkdir(parents=True)
+    program.write_text(
+        f"#!{sys.executable}\nimport sys, nibabel as nib, numpy as np\n"
+        "words = dict(zip(sys.argv[1::2], sys.argv[2::2]))\nimage = nib.load(words['-i'])\n"
+        "labels = np.zeros(image.shape, np.int16)\nlabels[10:20, 10:20, 10:20] = 12\n"
+        "for kind in ('firstseg', 'origsegs'):\n"
+        "    nib.Nifti1Image(labels, image.affine).to_filename(words['-o'] + f'_all_fast_{kind}.nii.gz')\n"
+        "sides = [f'{a}_{b}' for a in 'LR' for b in ('Hipp', 'Accu', 'Amyg', 'Caud', 'Pall', 'Puta', 'Thal')]\n"
+        "for name in [*sides, 'BrStem']:\n"
+        "    for extension in ('bvars', 'vtk'):\n"
+        "        open(f'{words[\"-o\"]}-{name}_first.{extension}', 'w').close()\n"
+    )
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("FSLDIR", str(tmp_path / "fsl"))
+    assert call("segment", "--t1w", T1W, "--method", "first", "--out", out) == 0
+    assert "Left-Putamen" in capsys.readouterr().out
+    assert json.loads((tmp_path / "dseg.json").read_text())["EstimationAlgorithm"] == "FSL FIRST"
+    assert (np.asarray(nib.load(out).dataobj) == 12).sum() == 1000

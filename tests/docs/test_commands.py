@@ -119,6 +119,7 @@ def write_files(folder: Path) -> None:
         nib.Nifti1Image(np.asarray(field, np.float32), scans.AFFINE).to_filename(folder / f"local{number}.nii.gz")
     labels = np.where(signal == 85, 12, 0).astype(np.uint8)
     nib.MGHImage(labels, scans.AFFINE).to_filename(folder / "aseg.mgz")
+    shutil.copy(ROOT / "bids_examples" / "cohort" / "sub-01" / "anat" / "sub-01_T1w.nii.gz", folder / "t1w.nii.gz")
 
 
 def test_single_files(tmp_path):

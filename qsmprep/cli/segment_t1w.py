@@ -1,0 +1,142 @@
+"""What ``qsmprep-step segment --t1w`` does: the atlas or FSL FIRST on one image, without BIDS."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qsmprep.bids.fsl import find_fsl
+from qsmprep.bids.tables import read_label_table, write_label_table
+from qsmprep.bids.write import write_nifti
+from qsmprep.cli.segment import table_path
+from qsmprep.cli.single import (
+    Source,
+    check_writable,
+    make_grid,
+    out_of_memory_told,
+    provenance,
+    read,
+    read_mask,
+    read_on_grid,
+    write_results,
+)
+from qsmprep.cli.step_segment import FIRST
+from qsmprep.core.bibliography import load
+from qsmprep.core.grid import Grid
+from qsmprep.core.methods import METHODS
+from qsmprep.core.structures import FREESURFER, Region
+from qsmprep.errors import DataError
+from qsmprep.interfaces.refinement import RefineLabels
+from qsmprep.interfaces.regions import load_labels
+from qsmprep.interfaces.registration import AtlasLabels, BrainOf, First
+from qsmprep.version import qsmprep_version
+from qsmprep.workflows.segment import embedded_atlas, probability_files
+
+
+def segment(args: argparse.Namespace) -> str:
+    """Write labels on the grid of the T1w image, their table and sidecar; say how large the regions are."""
+    check_writable(args.out)
+    head = read(args.t1w)
+    if args.method == FIRST:
+        find_fsl("run_first_all")
+    grid = make_grid(head, None)
+    folder = Path(tempfile.mkdtemp(prefix="qsmprep-segment-"))
+    try:
+        with out_of_memory_told():
+            file, table, warnings = (_first if args.method == FIRST else _atlas)(args, head, folder)
+        labels = load_labels(file)[0]
+    except DataError:
+        if args.method != FIRST:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    regions = [table[int(code)] for code in np.unique(labels) if int(code) in table]
+    sizes = {region.name: float((labels == region.index).sum()) * grid.voxel_volume_mm3 for region in regions}
+    sidecar = {
+        "Description": "Deep grey nuclei on the grid of the T1w image",
+        "Manual": False,
+        **_facts(args, grid),
+        "VolumesMM3": sizes,
+        "Details": {"warnings": warnings},
+    }
+    write_results({args.out: labels.astype(np.int32)}, sidecar, args.out, head)
+    write_label_table(regions, table_path(args.out))
+    said = [f"  {name}: {mm3 / 1e3:.2f} mL" for name, mm3 in sizes.items()]
+    return "\n".join([f"{args.out}: {_title(args.method)}, {len(regions)} regions", *said, *warnings])
+
+
+def _title(method: str) -> str:
+    return "FSL FIRST" if method == FIRST else METHODS.get("segmentation", method).title
+
+
+def _facts(args: argparse.Namespace, grid: Grid) -> dict[str, Any]:
+    """What the sidecar says of the method and its inputs."""
+    inputs = {"t1w": args.t1w, "brain": args.brain, "chi": args.chi, "mask": args.mask}
+    inputs["atlas"] = args.atlas[0] if args.atlas else None
+    if args.method != FIRST:
+        args.units, args.b0_t, args.te_s, args.device = None, None, None, "cpu"
+        facts = provenance(args, METHODS.get("segmentation", args.method), grid, inputs)
+        return {name: value for name, value in facts.items() if not name.startswith("B0")}
+    return {
+        "EstimationAlgorithm": _title(FIRST),
+        "EstimationReference": [load()["patenaude2011"].url],
+        "Method": FIRST,
+        "Inputs": {"t1w": str(args.t1w)},
+        "GeneratedBy": [{"Name": "qsmprep", "Version": qsmprep_version()}],
+    }
+
+
+def _first(args: argparse.Namespace, head: Source, folder: Path) -> tuple[str, dict[int, Region], list[str]]:
+    """Labels of FSL FIRST, which stay in the folder where it fails."""
+    return First(in_file=str(args.t1w)).compute(folder)["labels"], dict(FREESURFER), []
+
+
+def _atlas(args: argparse.Namespace, head: Source, folder: Path) -> tuple[str, dict[int, Region], list[str]]:
+    """Labels of an atlas; those of the embedded one by its probabilities, with susceptibility where it is given."""
+    atlas, table = args.atlas or embedded_atlas()
+    threads = len(os.sched_getaffinity(0))
+    shared: dict[str, Any] = {
+        "in_file": str(args.t1w),
+        "mask": _brain(args, head, folder),
+        "method": "atlas",
+        "parameters": dataclasses.asdict(args.params),
+        "num_threads": threads,
+    }
+    found = AtlasLabels(atlas=str(atlas), table=str(table), **shared).compute(folder)
+    regions, warnings = read_label_table(Path(found["table"])), _warnings(found["info"])
+    if args.atlas:
+        return found["labels"], regions, warnings
+    if args.chi is not None:
+        mask = read_mask(args.mask)
+        read_on_grid(args.chi, mask)
+        shared |= {"chi_ppm": str(args.chi), "chi_mask": str(args.mask)}
+    shares, classes = probability_files()
+    named = {name: found[name] for name in ("labels", "warp", "linear")}
+    inner = folder / "refined"
+    inner.mkdir()
+    refined = RefineLabels(shares=str(shares), classes=str(classes), **named, **shared).compute(inner)
+    return refined["labels"], regions, warnings + _warnings(refined["info"])
+
+
+def _warnings(info: str) -> list[str]:
+    """What a step wants a person to look at."""
+    return list(json.loads(Path(info).read_text())["warnings"])
+
+
+def _brain(args: argparse.Namespace, head: Source, folder: Path) -> str:
+    """The file of the brain: as given, on the grid of the T1w image, or extracted."""
+    if args.brain is None:
+        return str(BrainOf(in_file=str(args.t1w)).compute(folder)["mask"])
+    mask = read_mask(args.brain)
+    read_on_grid(args.t1w, mask)
+    path = folder / "brain.nii"
+    write_nifti(mask.data.astype(np.uint8), head.image.affine, None, path)
+    return str(path)
