@@ -290,7 +290,9 @@ def test_the_readme_names_what_there_is():
 
 def test_the_readme_lists_the_long_options_that_exist():
     calls = ["main"], ["step", "invert"], ["step", "background"], ["simulate"], ["slurm"], ["train"]
-    calls += tuple(["step", name] for name in ("phase", "unwrap", "fieldmap", "mask", "r2star", "swi", "segment", "roi"))
+    calls += tuple(
+        ["step", name] for name in ("phase", "unwrap", "fieldmap", "mask", "r2star", "swi", "segment", "roi")
+    )
     help_texts = "".join(
         subprocess.run(
             [sys.executable, "-m", f"qsmprep.cli.{words[0]}", *words[1:], "--help"],
