@@ -105,8 +105,8 @@ class _Harmonic:
         return self.fidelity * self.to_pull
 
     def solve(self, rest: torch.Tensor) -> torch.Tensor:
-        """The field in k-space, given what it should make up for together with the map's field."""
-        return (rest * self.to_rest).add_(self.pull * self.to_pull)
+        """The field in k-space, given what it should make up for together with the map's field (overwritten)."""
+        return rest.mul_(self.to_rest).add_(self.pull * self.to_pull)
 
     def shrink(self, spectrum: torch.Tensor) -> None:
         """Pull the Laplacian towards zero inside the mask and update the multiplier.
@@ -133,13 +133,13 @@ def solve(problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: f
     change, done = 1.0, 0
     while True:
         wanted = torch.fft.rfftn(target)
-        spectrum = split.spectrum(factor * (harmonic.laplacian * wanted - harmonic.pull))
+        spectrum = split.spectrum((wanted * harmonic.laplacian).sub_(harmonic.pull).mul_(factor))
         chi = space.ifft(spectrum)
         change = relative_change(chi[part] * problem.mask, old)
         old = chi[part] * problem.mask
         spectrum *= space.dipole
-        background = harmonic.solve(wanted - spectrum)
-        target = space.ifft(spectrum + background)
+        background = harmonic.solve(wanted.sub_(spectrum))
+        target = space.ifft(spectrum.add_(background))
         if done >= params.max_iter or change < params.tolerance:
             break
         if weight.due(done):
