@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,16 +19,42 @@ from qsmprep.errors import DataError
 FloatArray = NDArray[np.floating]
 TWO_PI = 2.0 * math.pi
 TINY = 1e-30
+PART = 2**17
+"""Voxels that are fitted at once: in double precision, but only so many."""
 
 
 @dataclass(frozen=True)
 class _Echoes:
-    """The voxels of the mask in float64: (n_echo, n_voxel) tensors, with the magnitude scaled to about 1."""
+    """The voxels of the mask: (n_echo, n_voxel) tensors, and what the magnitude is divided by to be about 1."""
 
     unwrapped: torch.Tensor
     phase: torch.Tensor
     magnitude: torch.Tensor
+    scale: float
     times: torch.Tensor
+
+    def parts(self) -> Iterator[_Echoes]:
+        """Some voxels after the others, in float64 and scaled."""
+        volumes = (self.unwrapped, self.phase, self.magnitude)
+        for unwrapped, phase, magnitude in zip(*(volume.split(PART, dim=1) for volume in volumes), strict=True):
+            size = magnitude.to(torch.float64) / self.scale
+            yield _Echoes(unwrapped.to(torch.float64), phase.to(torch.float64), size, 1.0, self.times)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """What a method makes of some voxels: phase offset in rad, rate in rad/s, iterations."""
+
+    offset: torch.Tensor
+    rate: torch.Tensor
+    iterations: int = 0
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Checked inputs, and the noise of the images."""
+
+    echoes: _Echoes
     mask: NDArray[np.bool_]
     sigma: float
     sigma_from: str
@@ -77,10 +103,13 @@ def weighted(
         For shapes that do not fit, numbers that are not finite, an empty mask, or bad echo times.
     """
     params = params or WeightedParams()
-    echoes = _prepare(unwrapped_rad, phase_rad, magnitude, mask, te_s)
+    given = _prepare(unwrapped_rad, phase_rad, magnitude, mask, te_s)
     with_offset = params.fit_offset and len(te_s) > 1
-    offset, rate = _line(echoes.unwrapped, echoes.magnitude**2, echoes.times, with_offset)
-    return _result(echoes, offset, rate, with_offset, {"method": "weighted"})
+
+    def fit(echoes: _Echoes) -> _Fit:
+        return _Fit(*_line(echoes.unwrapped, echoes.magnitude**2, echoes.times, with_offset))
+
+    return _result(given, fit, with_offset, {"method": "weighted"})
 
 
 def nonlinear(
@@ -119,13 +148,14 @@ def nonlinear(
     Liu et al., Magn Reson Med 2013;69:467-476. doi:10.1002/mrm.24272
     """
     params = params or NonlinearParams()
-    echoes = _prepare(unwrapped_rad, phase_rad, magnitude, mask, te_s)
+    given = _prepare(unwrapped_rad, phase_rad, magnitude, mask, te_s)
     with_offset = params.fit_offset and len(te_s) > 1
-    offset, rate = _line(echoes.unwrapped, echoes.magnitude**2, echoes.times, with_offset)
-    iterations = 0
-    if len(te_s) > 1:
-        offset, rate, iterations = _gauss_newton(echoes, offset, rate, with_offset, params)
-    return _result(echoes, offset, rate, with_offset, {"method": "nonlinear", "iterations": iterations})
+
+    def fit(echoes: _Echoes) -> _Fit:
+        start = _Fit(*_line(echoes.unwrapped, echoes.magnitude**2, echoes.times, with_offset))
+        return _gauss_newton(echoes, start, with_offset, params) if len(te_s) > 1 else start
+
+    return _result(given, fit, with_offset, {"method": "nonlinear"})
 
 
 def count_residual_wraps(unwrapped_rad: FloatArray, mask: NDArray[np.bool_]) -> int:
@@ -164,7 +194,7 @@ def _prepare(
     magnitude: FloatArray | None,
     mask: NDArray[np.bool_],
     te_s: Sequence[float],
-) -> _Echoes:
+) -> _Given:
     inside, times = np.asarray(mask, dtype=bool), np.asarray(te_s, dtype=float)
     shape = (len(times), *inside.shape)
     arrays = {"unwrapped phase": unwrapped_rad, "phase": phase_rad}
@@ -185,35 +215,24 @@ def _prepare(
     scale = float(weight[:, inside].max())
     if scale == 0:
         raise DataError("the magnitude is zero throughout the mask", expected="signal")
-    unwrapped, phase, size = (
-        torch.from_numpy(np.asarray(a)[:, inside].astype(np.float64)) for a in (unwrapped_rad, phase_rad, weight)
-    )
-    size = size / scale
-    t = torch.from_numpy(times)
-    sigma, source = _noise(unwrapped, phase, size, t, weight, np.asarray(phase_rad), inside, scale)
-    return _Echoes(unwrapped, phase, size, t, inside, sigma, source)
+    unwrapped, phase, size = (torch.from_numpy(np.asarray(a)[:, inside]) for a in (unwrapped_rad, phase_rad, weight))
+    echoes = _Echoes(unwrapped, phase, size, scale, torch.from_numpy(times))
+    return _Given(echoes, inside, *_noise(echoes, weight, np.asarray(phase_rad), inside))
 
 
-def _noise(
-    unwrapped: torch.Tensor,
-    phase: torch.Tensor,
-    size: torch.Tensor,
-    times: torch.Tensor,
-    magnitude: FloatArray,
-    wrapped: FloatArray,
-    mask: NDArray[np.bool_],
-    scale: float,
-) -> tuple[float, str]:
+def _noise(echoes: _Echoes, magnitude: FloatArray, wrapped: FloatArray, mask: NDArray[np.bool_]) -> tuple[float, str]:
     """Noise of the images in the scaled unit, and where it was read off."""
-    if len(times) >= 3:
-        offset, rate = _line(unwrapped, size**2, times, True)
-        residual = size * torch.sin(phase - offset - rate * times[:, None])
-        return noise_from_fit(residual.cpu().numpy(), len(times) - 2), "fit residual"
+    if len(echoes.times) >= 3:
+        left = []
+        for part in echoes.parts():
+            offset, rate = _line(part.unwrapped, part.magnitude**2, part.times, True)
+            left.append(part.magnitude * torch.sin(part.phase - offset - rate * part.times[:, None]))
+        return noise_from_fit(torch.cat(left, dim=1).cpu().numpy(), len(echoes.times) - 2), "fit residual"
     air = noise_from_air(magnitude[0], mask)
     if air is not None:
-        return air / scale, "air"
+        return air / echoes.scale, "air"
     signal = magnitude[0].astype(np.float64) * np.exp(1j * wrapped[0].astype(np.float64))
-    return noise_from_detail(signal, mask) / scale, "image detail"
+    return noise_from_detail(signal, mask) / echoes.scale, "image detail"
 
 
 def _line(
@@ -231,11 +250,9 @@ def _line(
     return mean - rate * centre, rate
 
 
-def _gauss_newton(
-    echoes: _Echoes, offset: torch.Tensor, rate: torch.Tensor, with_offset: bool, params: NonlinearParams
-) -> tuple[torch.Tensor, torch.Tensor, int]:
+def _gauss_newton(echoes: _Echoes, start: _Fit, with_offset: bool, params: NonlinearParams) -> _Fit:
     """Fit the complex signal; voxels that have come to rest are left alone."""
-    offset, rate = offset.clone(), rate.clone()
+    offset, rate = start.offset.clone(), start.rate.clone()
     weight = echoes.magnitude**2
     weight = torch.where(weight.sum(0) > 0, weight, torch.ones_like(weight))
     t = echoes.times[:, None]
@@ -251,28 +268,41 @@ def _gauss_newton(
         active = active[(d_offset.abs() + d_rate.abs() * last) > params.tolerance]
         if active.numel() == 0:
             break
-    return offset, rate, iterations
+    return _Fit(offset, rate, iterations)
 
 
-def _result(
-    echoes: _Echoes, offset: torch.Tensor, rate: torch.Tensor, with_offset: bool, info: dict[str, Any]
-) -> FieldMap:
+def _result(given: _Given, fit: Callable[[_Echoes], _Fit], with_offset: bool, info: dict[str, Any]) -> FieldMap:
+    """Fit all voxels, some after the others, and put them where they belong."""
+    found: list[tuple[torch.Tensor, ...]] = []
+    iterations = 0
+    for echoes in given.echoes.parts():
+        line = fit(echoes)
+        iterations = max(iterations, line.iterations)
+        wrapped = line.offset - TWO_PI * torch.round(line.offset / TWO_PI)
+        residual = _relative_residual(echoes, line.offset, line.rate)
+        noise = _field_noise(echoes, given.sigma, with_offset)
+        found.append(tuple(v.to(torch.float32) for v in (line.rate / TWO_PI, noise, residual, wrapped)))
+    volumes = []
+    for values in zip(*found, strict=True):
+        volume = np.zeros(given.mask.shape, np.float32)
+        volume[given.mask] = torch.cat(values).cpu().numpy()
+        volumes.append(volume)
+    if info["method"] == "nonlinear":
+        info = {**info, "iterations": iterations}
+    info |= {"fit_offset": with_offset, "noise_from": given.sigma_from, "noise_relative": given.sigma}
+    return FieldMap(volumes[0], volumes[1], volumes[2], volumes[3], info)
+
+
+def _field_noise(echoes: _Echoes, sigma: float, with_offset: bool) -> torch.Tensor:
+    """Noise of the field in Hz that noise of the images makes."""
     t, weight = echoes.times[:, None], echoes.magnitude**2
     total = weight.sum(0).clamp_min(TINY)
-    centre = (weight * t).sum(0) / total if with_offset else torch.zeros_like(rate)
+    centre = (weight * t).sum(0) / total if with_offset else torch.zeros_like(total)
     spread = (weight * (t - centre) ** 2).sum(0)
-    noise = echoes.sigma / (TWO_PI * spread.clamp_min(TINY).sqrt())
+    noise = sigma / (TWO_PI * spread.clamp_min(TINY).sqrt())
     # a field of which nothing is known is uniform over one period of the shortest interval
     interval = float(torch.diff(echoes.times).min()) if with_offset else float(echoes.times[0])
-    noise = noise.clamp(max=1.0 / (interval * math.sqrt(12.0)))
-    wrapped = offset - TWO_PI * torch.round(offset / TWO_PI)
-    volumes = []
-    for values in (rate / TWO_PI, noise, _relative_residual(echoes, offset, rate), wrapped):
-        volume = np.zeros(echoes.mask.shape, np.float32)
-        volume[echoes.mask] = values.cpu().numpy()
-        volumes.append(volume)
-    info = {**info, "fit_offset": with_offset, "noise_from": echoes.sigma_from, "noise_relative": echoes.sigma}
-    return FieldMap(volumes[0], volumes[1], volumes[2], volumes[3], info)
+    return noise.clamp(max=1.0 / (interval * math.sqrt(12.0)))
 
 
 def _relative_residual(echoes: _Echoes, offset: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:
