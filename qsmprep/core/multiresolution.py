@@ -60,8 +60,11 @@ def block_mean(volume: torch.Tensor, factors: Sequence[int]) -> torch.Tensor:
     return functional.avg_pool3d(functional.pad(volume, more)[None], tuple(factors))[0]
 
 
-def interpolate(volume: torch.Tensor, factors: Sequence[int]) -> torch.Tensor:
-    """A periodic volume on voxels that ``factors`` times fit into one of its own, trilinear between their centres."""
-    wrapped = functional.pad(volume[None, None], (1,) * 6, mode="circular")
+def interpolate(volume: torch.Tensor, factors: Sequence[int], periodic: bool = True) -> torch.Tensor:
+    """A volume on voxels that ``factors`` times fit into one of its own, trilinear between their centres.
+
+    Beyond its borders it goes on from the other side, or else as on the border.
+    """
+    wrapped = functional.pad(volume[None, None], (1,) * 6, mode="circular" if periodic else "replicate")
     finer = functional.interpolate(wrapped, scale_factor=[float(by) for by in factors], mode="trilinear")
     return finer[0, 0][tuple(slice(by, -by) for by in factors)]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from qsmprep.core.grid import Grid
+from qsmprep.core.multiresolution import block_mean, interpolate, join, joined
 from qsmprep.core.parameters import OffsetParams
 from qsmprep.core.phase import wrap
 from qsmprep.core.phase_artefacts import fit_plane, plane, smooth_complex
@@ -17,6 +20,8 @@ from qsmprep.core.unwrap.common import check_inputs
 from qsmprep.core.unwrap.romeo import unwrap_volume
 
 FloatArray = NDArray[np.floating]
+JOINED = 0.35
+"""Largest edge of joined voxels over the standard deviation of the Gaussian that smooths them."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +98,44 @@ def remove_offset(
     evolution = unwrap_volume(difference, None if weight is None else pair, inside, grid).phase_rad[0]
     raw = phase[0] - evolution * np.float32(te_s[0] / (te_s[1] - te_s[0]))
     scale = float(pair[inside].max()) or 1.0
-    signal = (np.where(inside, pair / scale, 0) * np.exp(1j * raw)).astype(np.complex64)
+    signal = np.where(inside, pair / scale, 0).astype(np.float32) * _turn(raw)
     offset = _smooth_phase(signal, grid, params)
     corrected = np.stack([wrap(echo - offset) for echo in phase])
     return OffsetRemoval(corrected, offset, True, {"offset": "MCPC-3D-S", **asdict(params)})
 
 
 def _smooth_phase(signal: NDArray[np.complexfloating], grid: Grid, params: OffsetParams) -> NDArray[np.float32]:
-    """Phase of a complex volume (zero outside the mask) after repeated smoothing, in [-pi, pi]; zero out of reach."""
-    phase = plane(grid, *fit_plane(signal, grid)).astype(np.float32)
+    """Phase of a complex volume (zero outside the mask) after repeated smoothing, in [-pi, pi]; zero out of reach.
+
+    Without its plane it is smoothed on joined voxels, where these are small beside the Gaussian.
+    """
+    flat = plane(grid, *fit_plane(signal, grid)).astype(np.float32)
+    factors = joined(grid, params.sigma_mm * JOINED)
+    coarse, wide = _through(block_mean, signal * _turn(-flat), factors), join(grid, factors)
+    phase = np.zeros(wide.shape, np.float32)
     for _ in range(params.passes):
-        smooth = smooth_complex(signal * np.exp(-1j * phase), grid, params.sigma_mm)
-        phase += np.angle(smooth).astype(np.float32)
-    return np.where(smooth == 0, 0, wrap(phase)).astype(np.float32)
+        smooth = smooth_complex(coarse * _turn(-phase), wide, params.sigma_mm)
+        phase += np.angle(smooth)
+    reached = np.where(smooth == 0, 0, _turn(phase))
+    fine = _through(partial(interpolate, periodic=False), reached, factors)[tuple(map(slice, grid.shape))]
+    return np.where(fine == 0, 0, wrap(flat + np.angle(fine))).astype(np.float32)
+
+
+def _turn(phase: NDArray[np.float32]) -> NDArray[np.complex64]:
+    """The complex number of modulus 1 and a phase."""
+    result = np.empty(phase.shape, np.complex64)
+    result.real, result.imag = np.cos(phase), np.sin(phase)
+    return result
+
+
+def _through(
+    function: Callable[[torch.Tensor, Sequence[int]], torch.Tensor],
+    volume: NDArray[np.complexfloating],
+    factors: Sequence[int],
+) -> NDArray[np.complex64]:
+    """Real and imaginary part of a volume through a function of real ones."""
+    real, imag = (
+        function(torch.from_numpy(np.ascontiguousarray(part, np.float32)), factors).numpy()
+        for part in (volume.real, volume.imag)
+    )
+    return np.asarray(real + np.complex64(1j) * imag, np.complex64)

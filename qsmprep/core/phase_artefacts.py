@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from qsmprep.core.grid import Grid
+from qsmprep.core.sampling import some_of
 from qsmprep.errors import DataError
 
 FloatArray = NDArray[np.floating]
@@ -239,6 +240,8 @@ def plane(grid: Grid, gradient: NDArray[np.float64], constant: float) -> NDArray
 def fit_plane(signal: NDArray[np.complexfloating], grid: Grid) -> tuple[NDArray[np.float64], float]:
     """Fit a plane to the angle of a complex volume, wraps and all, weighted by its magnitude.
 
+    Of many voxels only some are looked at once the gradient is known roughly.
+
     Parameters
     ----------
     signal : (nx, ny, nz) complex array
@@ -258,6 +261,7 @@ def fit_plane(signal: NDArray[np.complexfloating], grid: Grid) -> tuple[NDArray[
         if grid.shape[axis] > 1:
             gradient[axis] = np.angle(np.sum(ahead[1:] * np.conj(ahead[:-1]), dtype=np.complex128)) / voxel
     there = np.nonzero(signal)
+    there = tuple(index[some_of(index.size)] for index in there)
     values = signal[there].astype(np.complex128)
     axes = [axis for axis in range(3) if grid.shape[axis] > 1]
     lines = [_coordinates(grid)[axis].ravel()[there[axis]] for axis in axes]

@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from qsmprep.core.grid import Grid
 from qsmprep.core.results import Unwrapped
+from qsmprep.core.sampling import some_of
 from qsmprep.errors import DataError
 
 TWO_PI = 2.0 * math.pi
@@ -71,8 +72,11 @@ def check_inputs(
 
 def unwrapped_volume(phase_rad: Volume, wraps: NDArray[np.integer], mask: Mask) -> Volume:
     """Wrapped phase plus 2 pi times the wraps, zero outside the mask."""
-    full = phase_rad.astype(np.float64) + TWO_PI * wraps
-    return np.where(mask, full, 0).astype(np.float32)
+    if phase_rad.ndim > mask.ndim:  # one echo after the other: the sum is made in double precision
+        return np.stack([unwrapped_volume(phase, n, mask) for phase, n in zip(phase_rad, wraps, strict=True)])
+    result = np.zeros(mask.shape, np.float32)
+    result[mask] = phase_rad[mask].astype(np.float64) + TWO_PI * wraps[mask]
+    return result
 
 
 def align_regions(
@@ -130,18 +134,19 @@ def global_wraps(unwrapped: Volume, template: int, phase_rad: Volume, mask: Mask
     """Multiple of 2 pi to add to the template echo so that all echoes agree on one field.
 
     Phase is taken to be proportional to echo time. Where the echo times carry no information (all are
-    multiples of the template's) this is 0.
+    multiples of the template's) this is 0. Of a large mask only some voxels are looked at.
     """
     if len(te_s) < 2:
         return 0
     best, best_score = 0, -math.inf
-    values = unwrapped[mask].astype(np.float64)
+    some = some_of(int(np.count_nonzero(mask)))
+    values = unwrapped[mask][some].astype(np.float64)
+    others = {e: phase_rad[e][mask][some] for e in range(len(te_s)) if e != template}
     for k in sorted(range(-MAX_GLOBAL_WRAPS, MAX_GLOBAL_WRAPS + 1), key=lambda c: (abs(c), c)):
         score = -PENALTY * abs(k)
-        for e, te in enumerate(te_s):
-            if e != template:
-                predicted = (values + TWO_PI * k) * (te / te_s[template])
-                score += float(np.mean(np.cos(phase_rad[e][mask] - predicted))) / (len(te_s) - 1)
+        for e, phase in others.items():
+            predicted = (values + TWO_PI * k) * (te_s[e] / te_s[template])
+            score += float(np.mean(np.cos(phase - predicted))) / len(others)
         if score > best_score + 1e-9:
             best, best_score = k, score
     return best
@@ -172,9 +177,8 @@ def follow_template(
     result[template] = np.where(mask, wraps, 0)
     for e in [*range(template + 1, n_echo), *range(template - 1, -1, -1)]:
         near = e - 1 if e > template else e + 1
-        known = phase_rad[near].astype(np.float64) + TWO_PI * result[near]
-        n = np.rint((known * (te_s[e] / te_s[near]) - phase_rad[e]) / TWO_PI)
-        result[e] = np.where(mask, n, 0)
+        known = phase_rad[near][mask].astype(np.float64) + TWO_PI * result[near][mask]
+        result[e][mask] = np.rint((known * (te_s[e] / te_s[near]) - phase_rad[e][mask]) / TWO_PI)
     return result
 
 

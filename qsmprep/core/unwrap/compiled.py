@@ -172,7 +172,7 @@ def descending(weights: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 @compile_kernel
-def _find(parent: NDArray[np.int64], wraps: NDArray[np.int32], voxel: int) -> int:
+def _find(parent: NDArray[np.int32], wraps: NDArray[np.int32], voxel: int) -> int:
     """Root of a voxel; afterwards ``wraps[voxel]`` counts relative to it."""
     root, total = voxel, 0
     while parent[root] != root:
@@ -190,14 +190,14 @@ def _find(parent: NDArray[np.int64], wraps: NDArray[np.int32], voxel: int) -> in
 @compile_kernel
 def spanning_tree(
     phase: NDArray[np.float32], order: NDArray[np.int64], shape: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Unwrap along the maximum spanning tree: join voxels edge by edge, the best edge first.
 
     Returns the root of every voxel and its number of wraps relative to that root.
     """
     n = phase.size
     strides = np.array([shape[1] * shape[2], shape[2], 1])
-    parent = np.arange(n)
+    parent = np.arange(n).astype(np.int32)
     wraps = np.zeros(n, np.int32)
     members = np.ones(n, np.int32)
     for edge in order:
