@@ -220,3 +220,15 @@ def test_resampling_keeps_means_and_lines():
     np.testing.assert_allclose(coarse[1:-1, 1:-1, 4], expected[1:-1, 1:-1], atol=0.02)
     inner = (slice(5, -5), slice(4, -4), slice(None))
     np.testing.assert_allclose(interpolate(coarse, small, grid)[inner], line[inner], atol=0.05)
+
+
+@pytest.mark.parametrize("voxel_mm", [(1.0, 1.0, 1.0), (0.5, 0.7, 2.0)], ids=["isotropic", "anisotropic"])
+@pytest.mark.parametrize("radius_mm", [0.5, 2.0, 2.3, 5.0])
+@pytest.mark.parametrize("shape", [(40, 30, 20), (3, 50, 9)])
+def test_shifts_of_a_ball_agree_with_distances(voxel_mm, radius_mm, shape):
+    """Few offsets are shifts, many a distance transform: both have to be the same set, volume's edge and all."""
+    mask = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal(shape), 2.0) > 0
+    far = ndimage.distance_transform_edt(~mask, sampling=voxel_mm)
+    deep = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=voxel_mm)[1:-1, 1:-1, 1:-1]
+    assert np.array_equal(dilate(mask, radius_mm, voxel_mm), far <= radius_mm)
+    assert np.array_equal(erode(mask, radius_mm, voxel_mm), deep > radius_mm)

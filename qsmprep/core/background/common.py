@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,6 @@ class Problem:
     mask : (nx, ny, nz) bool torch.Tensor
     weights : (nx, ny, nz) float32 torch.Tensor or None
         Root mean square 1 over the mask; zero outside it.
-    depth_mm : (nx, ny, nz) float array
-        Distance in mm from each voxel centre to the nearest voxel centre outside the mask
-        (everything outside the volume counts as outside).
     grid : Grid
         Of the crop.
     box : tuple of slice
@@ -42,10 +40,15 @@ class Problem:
     field: torch.Tensor
     mask: torch.Tensor
     weights: torch.Tensor | None
-    depth_mm: NDArray[np.floating]
     grid: Grid
     box: tuple[slice, ...]
     full_shape: tuple[int, int, int]
+
+    @cached_property
+    def depth_mm(self) -> NDArray[np.floating]:
+        """Distance in mm from each voxel centre to the nearest outside the mask, as is all beyond the volume."""
+        inside = np.pad(self.mask.cpu().numpy(), 1)
+        return ndimage.distance_transform_edt(inside, sampling=self.grid.voxel_mm)[1:-1, 1:-1, 1:-1]
 
     def eroded(self, radius_mm: float) -> torch.Tensor:
         """Voxels around which every voxel centre within ``radius_mm`` lies in the mask."""
@@ -107,13 +110,11 @@ def prepare(
         )
     box = bounding_box(inside)
     cut = np.ascontiguousarray(inside[box])
-    depth = ndimage.distance_transform_edt(np.pad(cut, 1), sampling=grid.voxel_mm)[1:-1, 1:-1, 1:-1]
     values = np.where(cut, field[box], 0).astype(np.float32)
     return Problem(
         torch.from_numpy(values).to(device),
         torch.from_numpy(cut).to(device),
         None if weights is None else torch.from_numpy(_normalised(np.asarray(weights)[box], cut)).to(device),
-        depth,
         grid.with_shape(cut.shape),
         box,
         grid.shape,

@@ -9,19 +9,38 @@ from scipy import ndimage
 Mask = NDArray[np.bool_]
 
 
+MANY = 400
+"""Offsets of a ball above which a distance transform is quicker than as many shifts."""
+
+
 def erode(mask: Mask, radius_mm: float, voxel_mm: tuple[float, ...]) -> Mask:
-    """Voxels of the mask at least ``radius_mm`` away from its outside; the volume's edge counts as outside."""
+    """Voxels of the mask more than ``radius_mm`` away from its outside; the volume's edge counts as outside."""
     if radius_mm <= 0:
         return mask.copy()
-    distance = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=voxel_mm)
-    return distance[1:-1, 1:-1, 1:-1] > radius_mm
+    return ~dilate(~np.pad(mask, 1), radius_mm, voxel_mm)[1:-1, 1:-1, 1:-1]
 
 
 def dilate(mask: Mask, radius_mm: float, voxel_mm: tuple[float, ...]) -> Mask:
     """The mask and all voxels within ``radius_mm`` of it."""
     if radius_mm <= 0 or not mask.any():
         return mask.copy()
-    return ndimage.distance_transform_edt(~mask, sampling=voxel_mm) <= radius_mm
+    offsets = _ball(radius_mm, voxel_mm, mask.shape)
+    if len(offsets) > MANY:
+        return ndimage.distance_transform_edt(~mask, sampling=voxel_mm) <= radius_mm
+    result = mask.copy()
+    for offset in offsets:
+        to = tuple(slice(max(step, 0), n + min(step, 0)) for step, n in zip(offset, mask.shape, strict=True))
+        of = tuple(slice(max(-step, 0), n + min(-step, 0)) for step, n in zip(offset, mask.shape, strict=True))
+        result[to] |= mask[of]
+    return result
+
+
+def _ball(radius_mm: float, voxel_mm: tuple[float, ...], shape: tuple[int, ...]) -> NDArray[np.intp]:
+    """Steps to the voxels within ``radius_mm`` that lie within the volume, the voxel itself left out."""
+    reach = [min(int(radius_mm / mm) + 1, n - 1) for mm, n in zip(voxel_mm, shape, strict=True)]
+    steps = np.stack(np.meshgrid(*[np.arange(-r, r + 1) for r in reach], indexing="ij"), axis=-1).reshape(-1, 3)
+    distance = np.sqrt(((steps * np.asarray(voxel_mm)) ** 2).sum(axis=1))
+    return steps[(distance <= radius_mm) & steps.any(axis=1)]
 
 
 def close(mask: Mask, radius_mm: float, voxel_mm: tuple[float, ...]) -> Mask:
