@@ -7,7 +7,9 @@ imported from here as well.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -121,9 +123,13 @@ def wrap(phase_rad: ArrayLike) -> NDArray[np.float32]:
     -------
     float32 array of the same shape
     """
-    phase = np.asarray(phase_rad, dtype=np.float64)
-    wrapped = phase - TWO_PI * np.rint(phase / TWO_PI)
-    return np.clip(wrapped.astype(np.float32), np.float32(-np.pi), np.float32(np.pi))
+    phase = np.asarray(phase_rad)
+    result = np.empty(phase.shape, np.float32)
+    places: Iterable[Any] = range(len(phase)) if phase.ndim > 3 else [...]
+    for at in places:  # in double precision, one volume after the other
+        part = np.asarray(phase[at], np.float64)
+        result[at] = part - TWO_PI * np.rint(part / TWO_PI)
+    return np.clip(result, np.float32(-np.pi), np.float32(np.pi), out=result)
 
 
 def complex_from_parts(
@@ -218,9 +224,13 @@ def scale_phase(
             f"the phase is {known.low:g} everywhere", expected="a phase image", remedy="check the conversion"
         )
     rule, found, note = _decide(known, _unit(units))
-    radians = np.where(finite, values, 0).astype(np.float64) * found.factor + found.offset
-    phase_rad = wrap(sign * radians)
-    phase_rad[~finite] = 0
+    phase_rad = np.empty(values.shape, np.float32)
+    places: Iterable[Any] = range(len(values)) if values.ndim > 3 else [...]
+    for at in places:
+        radians = np.where(finite[at], values[at], 0).astype(np.float64)
+        radians *= sign * found.factor
+        radians += sign * found.offset
+        phase_rad[at] = np.where(finite[at], wrap(radians), 0)
     lost, span = int(np.count_nonzero(~finite)), (known.low, known.high)
     return phase_rad, PhaseScaling(rule, found.name, span, found.factor, found.offset, sign, lost, note)
 
