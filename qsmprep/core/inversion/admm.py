@@ -86,11 +86,12 @@ class TotalVariation:
             most = self.limit if weight is None else self.limit * weight
             total = difference(chi, axis - 3, mm, out=self._faces)
             if relax != 1.0:
-                total.mul_(relax).add_(multiplier, alpha=1.0 - relax)
+                torch.lerp(multiplier, total, relax, out=total)
             torch.clamp(multiplier, -most, most, out=multiplier)
             total.add_(multiplier, alpha=relax)
             torch.clamp(total, -most, most, out=multiplier)
-            add_adjoint(self.pull, multiplier.mul_(-2.0).add_(total), axis - 3, self.rho / mm)
+            torch.add(total, multiplier, alpha=-2.0, out=multiplier)
+            add_adjoint(self.pull, multiplier, axis - 3, self.rho / mm)
             self.sums[axis], self._faces = total, multiplier
 
 

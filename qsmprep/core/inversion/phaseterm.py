@@ -32,23 +32,29 @@ class PhaseTerm:
         self.weights2 = problem.weights**2
         self.scale = rad_per_ppm
         self.penalty = penalty
+        self.seen = problem.mask.reshape(-1).nonzero().squeeze(1)
+        self._seen_field = self.field_ppm.reshape(-1)[self.seen]
+        self._seen_weights2 = self.weights2.reshape(-1)[self.seen]
 
     def proximal(self, v: torch.Tensor) -> torch.Tensor:
         r"""The :math:`z` that minimises the data term plus :math:`\frac{\mu}{2}\|z - v\|^2`, voxel by voxel.
 
         The nearest copy of the measured phase counts. Between it and ``v`` the derivative is concave,
-        so that Newton's method from the copy never overshoots.
+        so that Newton's method from the copy never overshoots. Outside the mask it is ``v`` itself.
         """
-        away = (v - self.field_ppm).mul_(self.scale)
+        weights2, penalty = self._seen_weights2, self.penalty
+        away = (v.reshape(-1)[self.seen] - self._seen_field).mul_(self.scale)
         away.sub_(torch.round(away / (2.0 * math.pi)), alpha=2.0 * math.pi)
-        y = away * self.penalty / (self.weights2 + self.penalty)
+        y = away * penalty / (weights2 + penalty)
         value, slope = torch.empty_like(y), torch.empty_like(y)
         for _ in range(NEWTON_STEPS - 1):
-            torch.cos(y, out=slope).mul_(self.weights2).add_(self.penalty).clamp_(min=0.05 * self.penalty)
-            torch.sin(y, out=value).mul_(self.weights2)
-            value.add_(y, alpha=self.penalty).sub_(away, alpha=self.penalty)
+            torch.cos(y, out=slope).mul_(weights2).add_(penalty).clamp_(min=0.05 * penalty)
+            torch.sin(y, out=value).mul_(weights2)
+            value.add_(y, alpha=penalty).sub_(away, alpha=penalty)
             y.addcdiv_(value, slope, value=-1.0)
-        return y.sub_(away).div_(self.scale).add_(v)
+        result = v.clone().reshape(-1)
+        result[self.seen] += y.sub_(away).div_(self.scale)
+        return result.reshape(v.shape)
 
     def misfit(self, field: torch.Tensor) -> torch.Tensor:
         """How far the phase of a field is from the measured one, in ppm (the chord of the circle)."""
