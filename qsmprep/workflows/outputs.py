@@ -17,7 +17,7 @@ from qsmprep.bids.sidecars import Sidecar, bids_uris, sidecar_json
 from qsmprep.core.bibliography import load
 from qsmprep.core.grid import Grid
 from qsmprep.core.methods import METHODS
-from qsmprep.interfaces.publish import Publish
+from qsmprep.interfaces.publish import Publish, image
 from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
 from qsmprep.workflows.acquisition import makes_swi
@@ -124,7 +124,7 @@ def dataset_links(settings: Settings) -> dict[str, Path]:
 
 
 def add_outputs(workflow: LiterateWorkflow, acquisition: Acquisition, grid: Grid, settings: Settings) -> None:
-    """Connect one publishing node per product to the graph of an acquisition.
+    """Connect one publishing node to every node of an acquisition's graph that makes a product.
 
     Parameters
     ----------
@@ -137,33 +137,51 @@ def add_outputs(workflow: LiterateWorkflow, acquisition: Acquisition, grid: Grid
     settings : Settings
         What is wanted.
     """
+    groups: dict[str, list[Product]] = {}
+    for product in products(acquisition, settings):
+        if product.minimal or settings.level != "minimal":
+            groups.setdefault(product.node, []).append(product)
+    for name, group in groups.items():
+        outputs = list(dict.fromkeys(product.output for product in group))
+        infos = list(dict.fromkeys(info for product in group for info in product.infos))
+        images = [
+            image(
+                derivative_path(settings.out_dir, acquisition, product.suffix, **product.entities),
+                _sidecar(product, acquisition, grid, settings),
+                file=outputs.index(product.output),
+                kind=product.kind,
+                volume=product.volume,
+                infos=[infos.index(info) for info in product.infos],
+            )
+            for product in group
+        ]
+        node = pe.Node(Publish(images=images), name=f"publish_{name}", mem_gb=0.3)
+        _feed(workflow, [(name, output) for output in outputs], node, "in_files")
+        _feed(workflow, [(info, "info") for info in infos], node, "infos")
+
+
+def _feed(workflow: LiterateWorkflow, sources: list[tuple[str, str]], node: pe.Node, name: str) -> None:
+    """Connect outputs of nodes to an input that takes one or several."""
+    if len(sources) == 1:
+        workflow.connect(workflow.get_node(sources[0][0]), sources[0][1], node, name)
+    elif sources:
+        merge = pe.Node(Merge(len(sources)), name=f"{node.name}_{name}", run_without_submitting=True)
+        for place, (source, output) in enumerate(sources, start=1):
+            workflow.connect(workflow.get_node(source), output, merge, f"in{place}")
+        workflow.connect(merge, "out", node, name)
+
+
+def _sidecar(product: Product, acquisition: Acquisition, grid: Grid, settings: Settings) -> dict[str, Any]:
+    """The sidecar of a product, as far as it is known before the run."""
     links = dataset_links(settings)
     images = bids_uris(acquisition.files, settings.out_dir, links)
     mask = bids_uris(filter(None, (acquisition.given_mask,)), settings.out_dir, links)
+    b0_dir = grid.b0_dir if product.suffix in ("Chimap", "fieldmap") else None
     execution = {"RandomSeed": settings.random_seed, "Threads": settings.omp_nthreads, "Dtype": "float32"}
-    for number, product in enumerate(products(acquisition, settings)):
-        if settings.level == "minimal" and not product.minimal:
-            continue
-        b0_dir = grid.b0_dir if product.suffix in ("Chimap", "fieldmap") else None
-        extra = {
-            "SoftwareVersion": f"qsmprep {qsmprep_version()}",
-            "MagneticFieldStrengthSource": acquisition.b0_source,
-        }
-        sources = images if product.output == "magnitude" else images + mask
-        sidecar = Sidecar(product.description, sources, b0_dir=b0_dir, execution=execution, extra=extra, **product.says)
-        node = pe.Node(
-            Publish(
-                out_file=str(derivative_path(settings.out_dir, acquisition, product.suffix, **product.entities)),
-                kind=product.kind,
-                volume=product.volume,
-                sidecar=sidecar_json(sidecar, acquisition, product.suffix, **product.entities),
-            ),
-            name=f"publish_{number:02d}_{product.suffix}",
-            mem_gb=0.3,
-        )
-        workflow.connect(workflow.get_node(product.node), product.output, node, "in_file")
-        if product.infos:
-            merge = pe.Node(Merge(len(product.infos)), name=f"publish_{number:02d}_info", run_without_submitting=True)
-            for place, source in enumerate(product.infos, start=1):
-                workflow.connect(workflow.get_node(source), "info", merge, f"in{place}")
-            workflow.connect(merge, "out", node, "infos")
+    extra = {
+        "SoftwareVersion": f"qsmprep {qsmprep_version()}",
+        "MagneticFieldStrengthSource": acquisition.b0_source,
+    }
+    sources = images if product.output == "magnitude" else images + mask
+    sidecar = Sidecar(product.description, sources, b0_dir=b0_dir, execution=execution, extra=extra, **product.says)
+    return sidecar_json(sidecar, acquisition, product.suffix, **product.entities)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nipype.interfaces.utility import Merge
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow
 
@@ -12,7 +13,7 @@ from qsmprep.bids.names import derivative_path
 from qsmprep.bids.sidecars import Sidecar, bids_uri, sidecar_json
 from qsmprep.core.methods import METHODS
 from qsmprep.core.template import NAME
-from qsmprep.interfaces.publish import Publish
+from qsmprep.interfaces.publish import Publish, image
 from qsmprep.interfaces.template import ToTemplate
 from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
@@ -74,22 +75,21 @@ def _publish(
     source = derivative_path(settings.out_dir, acquisition, "Chimap", desc=name)
     sources = (bids_uri(source, settings.out_dir, links),)
     extra = {"SoftwareVersion": f"qsmprep {qsmprep_version()}", "Interpolation": "linear"}
-    for output, suffix, desc, text in (
-        ("chi_ppm", "Chimap", name, f"Magnetic susceptibility ({title}), resampled to the MNI152 template"),
-        ("mask", "mask", f"{name}qsm", f"Where susceptibility ({title}) is defined, on the MNI152 template"),
+    images = []
+    for number, (suffix, desc, text) in enumerate(
+        (
+            ("Chimap", name, f"Magnetic susceptibility ({title}), resampled to the MNI152 template"),
+            ("mask", f"{name}qsm", f"Where susceptibility ({title}) is defined, on the MNI152 template"),
+        )
     ):
         says: dict[str, Any] = {"mask_type": "ROI"} if suffix == "mask" else {"skull_stripped": True}
         if suffix == "Chimap":
             parameters = settings.params("inversion", name)
             says |= {"algorithm": title, "parameters": parameters, "susceptibility_reference": settings.reference}
         entities = {"space": NAME, "desc": desc}
-        publish = pe.Node(
-            Publish(
-                out_file=str(derivative_path(settings.out_dir, acquisition, suffix, **entities)),
-                kind="mask" if suffix == "mask" else "map",
-                sidecar=sidecar_json(Sidecar(text, sources, extra=extra, **says), acquisition, suffix, **entities),
-            ),
-            name=f"publish_template_{name}_{suffix}",
-            mem_gb=0.5,
-        )
-        workflow.connect(node, output, publish, "in_file")
+        sidecar = sidecar_json(Sidecar(text, sources, extra=extra, **says), acquisition, suffix, **entities)
+        out_file = derivative_path(settings.out_dir, acquisition, suffix, **entities)
+        images.append(image(out_file, sidecar, file=number, kind="mask" if suffix == "mask" else "map"))
+    publish = pe.Node(Publish(images=images), name=f"publish_template_{name}", mem_gb=0.5)
+    merge = pe.Node(Merge(2), name=f"publish_template_{name}_in_files", run_without_submitting=True)
+    workflow.connect([(node, merge, [("chi_ppm", "in1"), ("mask", "in2")]), (merge, publish, [("out", "in_files")])])

@@ -224,6 +224,6 @@ def test_graph_of_template_maps(tmp_path, segmentation, with_t1w):
     names = [name.rsplit(".", 1)[1] for name in workflow.list_node_names()]
     assert names.count("atlas") == 1
     assert names.count("coregister") == with_t1w
-    for wanted in ("template_tkd", "template_tgv", "report_templatetkd", "publish_template_tkd_Chimap"):
+    for wanted in ("template_tkd", "template_tgv", "report_templatetkd", "publish_template_tkd"):
         assert wanted in names
     assert "resampled to the space of the MNI152 template" in workflow.visit_desc()
