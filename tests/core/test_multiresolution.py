@@ -106,7 +106,7 @@ def smooth_head():
 
 
 def test_total_field_inversion_starts_on_joined_voxels():
-    """Three passes after that start do what ten do, nearly; three alone do not."""
+    """Three passes after that start do nearly what twelve do; three alone do not."""
     mask, local, total = smooth_head()
     method = METHODS.get("background", "tfi")
     quick, direct, short = (
