@@ -115,3 +115,19 @@ def test_total_field_inversion_starts_on_joined_voxels():
     )
     assert quick < 1.2 * direct
     assert quick < 0.85 * short
+
+
+def test_a_mask_that_is_nothing_on_voxels_joined_twice():
+    """Two crosses of seven voxels: one voxel each when joined, none when joined again."""
+    grid = Grid((64, 64, 64), (0.5, 0.5, 0.5))
+    mask = np.zeros(grid.shape, bool)
+    for centre in ((1, 1, 1), (61, 61, 61)):
+        mask[centre] = True
+        for axis in range(3):
+            mask[tuple(np.add(centre, np.eye(3, dtype=int)[axis]))] = True
+            mask[tuple(np.subtract(centre, np.eye(3, dtype=int)[axis]))] = True
+    field = np.random.default_rng(0).standard_normal(grid.shape)
+    method = METHODS.get("background", "tfi")
+    result = method.load()(field, mask, grid, method.configure({"passes": 2, "padding_mm": 2.0}))
+    assert np.isfinite(result.field_ppm).all()
+    assert np.array_equal(result.mask, mask)

@@ -104,12 +104,15 @@ def _without_harmonic(problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
 def _solve(sources: _Sources) -> tuple[_Sources, int, float]:
     """Improve sources that are zero, starting with a solution on larger voxels; and iterations, relative residual."""
     params, iterations, residual = sources.params, 0, 0.0
-    fresh = max(sources.factors) == 1
-    if not fresh:
-        coarse, iterations, _ = _solve(sources.coarser())
+    coarse = sources.coarser() if max(sources.factors) > 1 else None
+    if coarse is not None and bool(coarse.mask.any()):
+        iterations = _solve(coarse)[1]
         sources.start_from(coarse)
-    for number in range(params.passes if fresh else params.fine_passes):
-        steps, residual = sources.improve(FIRST_ROUNDING if fresh and number == 0 else 1.0)
+        passes, rounding = params.fine_passes, 1.0
+    else:
+        passes, rounding = params.passes, FIRST_ROUNDING
+    for number in range(passes):
+        steps, residual = sources.improve(rounding if number == 0 else 1.0)
         iterations += steps
     return sources, iterations, residual
 
