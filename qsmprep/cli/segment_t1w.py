@@ -20,6 +20,7 @@ from qsmprep.cli.segment import table_path
 from qsmprep.cli.single import (
     Source,
     check_writable,
+    load_image,
     make_grid,
     out_of_memory_told,
     provenance,
@@ -44,17 +45,15 @@ from qsmprep.workflows.segment import embedded_atlas, probability_files
 def segment(args: argparse.Namespace) -> str:
     """Write labels on the grid of the T1w image, their table and sidecar; say how large the regions are."""
     check_writable(args.out)
-    head = read(args.t1w)
-    if args.method == FIRST:
-        find_fsl("run_first_all")
+    head = _read(args)
     grid = make_grid(head, None)
     folder = Path(tempfile.mkdtemp(prefix="qsmprep-segment-"))
     try:
         with out_of_memory_told():
             file, table, warnings = (_first if args.method == FIRST else _atlas)(args, head, folder)
         labels = load_labels(file)[0]
-    except DataError:
-        if args.method != FIRST:
+    except BaseException as error:
+        if args.method != FIRST or not isinstance(error, DataError):  # the logs of FIRST say why it failed
             shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder, ignore_errors=True)
@@ -71,6 +70,21 @@ def segment(args: argparse.Namespace) -> str:
     write_label_table(regions, table_path(args.out))
     said = [f"  {name}: {mm3 / 1e3:.2f} mL" for name, mm3 in sizes.items()]
     return "\n".join([f"{args.out}: {_title(args.method)}, {len(regions)} regions", *said, *warnings])
+
+
+def _read(args: argparse.Namespace) -> Source:
+    """The T1w image; whatever else is given is looked at too, before any long work."""
+    head = read(args.t1w)
+    if args.method == FIRST:
+        find_fsl("run_first_all")
+    if args.brain is not None:
+        read_on_grid(args.t1w, read_mask(args.brain))
+    if args.chi is not None:
+        read_on_grid(args.chi, read_mask(args.mask))
+    if args.atlas is not None:
+        load_image(args.atlas[0])
+        read_label_table(args.atlas[1])
+    return head
 
 
 def _title(method: str) -> str:
@@ -110,13 +124,19 @@ def _atlas(args: argparse.Namespace, head: Source, folder: Path) -> tuple[str, d
         "parameters": dataclasses.asdict(args.params),
         "num_threads": threads,
     }
-    found = AtlasLabels(atlas=str(atlas), table=str(table), **shared).compute(folder)
+    try:
+        found = AtlasLabels(atlas=str(atlas), table=str(table), **shared).compute(folder)
+    except DataError as error:
+        raise DataError(
+            error.what,
+            file=error.file,
+            expected=error.expected,
+            remedy="check the image, and give its brain with --brain",
+        ) from error
     regions, warnings = read_label_table(Path(found["table"])), _warnings(found["info"])
     if args.atlas:
         return found["labels"], regions, warnings
     if args.chi is not None:
-        mask = read_mask(args.mask)
-        read_on_grid(args.chi, mask)
         shared |= {"chi_ppm": str(args.chi), "chi_mask": str(args.mask)}
     shares, classes = probability_files()
     named = {name: found[name] for name in ("labels", "warp", "linear")}
@@ -136,7 +156,6 @@ def _brain(args: argparse.Namespace, head: Source, folder: Path) -> str:
     if args.brain is None:
         return str(BrainOf(in_file=str(args.t1w)).compute(folder)["mask"])
     mask = read_mask(args.brain)
-    read_on_grid(args.t1w, mask)
     path = folder / "brain.nii"
     write_nifti(mask.data.astype(np.uint8), head.image.affine, None, path)
     return str(path)

@@ -34,7 +34,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser], e
     sub.formatter_class = argparse.RawDescriptionHelpFormatter
     sub.add_argument("--chi", type=Path, metavar="NIFTI", help="susceptibility map, any unit")
     sub.add_argument("--mask", type=Path, metavar="NIFTI", help="where the map is defined (not zero)")
-    sub.add_argument("--t1w", type=Path, metavar="NIFTI", help="T1w image of the whole head, or of the brain")
+    sub.add_argument(
+        "--t1w", type=Path, metavar="NIFTI", help="T1w image of the whole head (for atlas also of the brain)"
+    )
     sub.add_argument("--brain", type=Path, metavar="NIFTI", help="brain of the T1w image (default: extracted by bet)")
     sub.add_argument(
         "--atlas", type=Path, nargs=2, metavar=("FILE", "LABELS.tsv"), help="another atlas in MNI152 space"
@@ -79,9 +81,7 @@ def run(args: argparse.Namespace) -> int:
         args.params = METHODS.get("nuclei" if on_map else "segmentation", args.method).configure(overrides)
     if not args.out.name.endswith((".nii", ".nii.gz")):
         raise UsageError("the result is not named as a NIfTI file", file=args.out, expected=".nii or .nii.gz")
-    given = [args.chi, args.mask, args.t1w, args.brain, *(args.atlas or ())]
-    if args.out.absolute() in {path.absolute() for path in given if path is not None}:
-        raise UsageError("the result would replace an input", file=args.out, remedy="choose another name")
+    _check_outputs(args)
     if on_map:
         from qsmprep.cli.segment import segment
     else:
@@ -89,6 +89,17 @@ def run(args: argparse.Namespace) -> int:
 
     print(segment(args))
     return 0
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Refuse an output that would replace an input, or the table or the JSON file of one."""
+    stem = args.out.name.removesuffix(".gz").removesuffix(".nii")
+    written = {args.out.with_name(stem + ending).absolute() for ending in (".json", ".tsv")} | {args.out.absolute()}
+    images = [path for path in (args.chi, args.mask, args.t1w, args.brain) if path is not None]
+    beside = [path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json") for path in images]
+    for path in (*images, *beside, *(args.atlas or ())):
+        if path.absolute() in written:
+            raise UsageError(f"the result would replace an input, {path}", file=args.out, remedy="choose another name")
 
 
 def _check_images(args: argparse.Namespace, on_map: bool) -> None:

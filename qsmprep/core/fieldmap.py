@@ -215,9 +215,15 @@ def _prepare(
     scale = float(weight[:, inside].max())
     if scale == 0:
         raise DataError("the magnitude is zero throughout the mask", expected="signal")
-    unwrapped, phase, size = (torch.from_numpy(np.asarray(a)[:, inside]) for a in (unwrapped_rad, phase_rad, weight))
+    unwrapped, phase, size = (_voxels(a, inside) for a in (unwrapped_rad, phase_rad, weight))
     echoes = _Echoes(unwrapped, phase, size, scale, torch.from_numpy(times))
     return _Given(echoes, inside, *_noise(echoes, weight, np.asarray(phase_rad), inside))
+
+
+def _voxels(echoes: FloatArray, mask: NDArray[np.bool_]) -> torch.Tensor:
+    """The voxels of the mask in their own precision and the byte order of the machine."""
+    volumes = np.asarray(echoes)
+    return torch.from_numpy(volumes.astype(volumes.dtype.newbyteorder("="), copy=False)[:, mask])
 
 
 def _noise(echoes: _Echoes, magnitude: FloatArray, wrapped: FloatArray, mask: NDArray[np.bool_]) -> tuple[float, str]:

@@ -74,6 +74,40 @@ def test_an_input_is_not_replaced(files, tmp_path, capsys):
     assert "would replace an input" in capsys.readouterr().err
 
 
+def test_what_lies_beside_an_input_is_not_replaced(tmp_path, capsys):
+    """Table and JSON file are written beside the labels: they must not be those of an input."""
+    image, table = tmp_path / "mine.nii.gz", tmp_path / "mine.tsv"
+    for words in (
+        ("--t1w", T1W, "--atlas", EXAMPLE / "a.nii.gz", table, "--out", image),
+        ("--t1w", tmp_path / "t1w.nii.gz", "--out", tmp_path / "t1w.nii"),
+    ):
+        assert call("segment", *words) == 2
+        assert "would replace an input" in capsys.readouterr().err
+
+
+def test_absent_files_are_told_before_any_work(files, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / "tmp").mkdir()
+    for words in (
+        ("--atlas", tmp_path / "no.nii", tmp_path / "no.tsv"),
+        ("--brain", tmp_path / "no.nii"),
+        ("--chi", tmp_path / "no.nii", "--mask", files[1]),
+    ):
+        assert call("segment", "--t1w", T1W, *words, "--out", tmp_path / "out.nii") == 66
+        assert "no.nii" in capsys.readouterr().err
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_a_template_that_does_not_fit_is_told_in_the_words_of_this_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / "tmp").mkdir()
+    assert call("segment", "--t1w", T1W, "--out", tmp_path / "out.nii", *QUICK, "min_dice=1.0") == 65
+    assert "--brain" in capsys.readouterr().err
+    assert not list((tmp_path / "tmp").iterdir())
+
+
 T1W = EXAMPLE.parents[3] / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
 TRUTH = EXAMPLE / "sub-01_dseg.nii.gz"
 QUICK = ("--param", "voxel_mm=6", "coarse=10", "middle=0", "fine=0")

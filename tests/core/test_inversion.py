@@ -221,6 +221,29 @@ def test_admm_solves_a_denoising_problem_known_in_closed_form():
     torch.testing.assert_close(chi, expected, atol=2e-4, rtol=0)
 
 
+@pytest.mark.parametrize("relaxation", [1.0, 1.7])
+def test_a_new_weight_leaves_the_multipliers(relaxation):
+    """Against the split written out with the multiplier kept by itself; over-relaxation and a weight that changes."""
+    grid = Grid((6, 5, 4), (0.5, 1.0, 2.0))
+    space = Spectral(grid, 1.0, "cpu")
+    split = TotalVariation(space, torch.ones_like(space.dipole), weight=0.3, rho=1.0, relaxation=relaxation)
+    rng = np.random.default_rng(0)
+    multipliers, splits = np.zeros((2, 3, *space.shape))
+    for weight in (0.3, 0.3, 0.05, 0.2):
+        split.set_weight(weight)
+        chi = rng.standard_normal(space.shape).astype(np.float32)
+        split.shrink(torch.from_numpy(chi))
+        pull = np.zeros(space.shape)
+        for axis, mm in enumerate(grid.voxel_mm):
+            gradient = (np.roll(chi, -1, axis) - chi) / mm
+            total = relaxation * gradient + (1 - relaxation) * splits[axis] + multipliers[axis]
+            multipliers[axis] = np.clip(total, -weight / split.rho, weight / split.rho)
+            splits[axis] = total - multipliers[axis]
+            faces = splits[axis] - multipliers[axis]
+            pull += split.rho / mm * (np.roll(faces, 1, axis) - faces)
+        np.testing.assert_allclose(split.pull.numpy(), pull, atol=1e-4)
+
+
 def test_medi_is_blind_to_whole_turns_and_uses_the_edges():
     field, mask, chi, magnitude = head(GRID, seed=12)
     rad_per_ppm = 30.0

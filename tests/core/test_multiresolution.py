@@ -93,6 +93,20 @@ def test_multigrid_is_symmetric_positive_and_quick(voxel_mm):
     assert quick.iterations < slow.iterations / 2
 
 
+@pytest.mark.parametrize(
+    ("shape", "voxel_mm"), [((154, 154, 3), 1.0), ((290, 290, 6), 0.6), ((3, 200, 200), 1.0)], ids=str
+)
+def test_thin_slabs(shape, voxel_mm):
+    """Where the short axis is joined to one voxel the others go on being joined."""
+    grid = Grid(shape, (voxel_mm,) * 3)
+    x, y, z = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
+    harmonic = x * y if min(shape) == shape[2] else y * z
+    method = METHODS.get("background", "lbv")
+    result = method.load()(harmonic, np.ones(shape, bool), grid, method.configure({}))
+    assert np.abs(result.field_ppm).max() < 1e-4
+    assert result.info["iterations"] < 30
+
+
 def smooth_head():
     """An ellipsoid of 1 mm voxels, full of edges, and a source beside it: mask, local field, noisy total field."""
     rng = np.random.default_rng(3)

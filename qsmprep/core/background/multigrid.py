@@ -53,10 +53,11 @@ class Multigrid:
     def __init__(self, keep: torch.Tensor, voxel_mm: tuple[float, ...]) -> None:
         self.keep, self.voxel_mm = keep, voxel_mm
         self.step = keep * (DAMPING / sum(2.0 / mm**2 for mm in voxel_mm))
-        short = 1.5 * min(voxel_mm)
+        long = [mm for n, mm in zip(keep.shape, voxel_mm, strict=True) if n > 1]
+        short = 1.5 * min(long, default=0.0)
         self.factors = tuple(2 if n > 1 and mm < short else 1 for n, mm in zip(keep.shape, voxel_mm, strict=True))
         self.coarser: Multigrid | None = None
-        if float(keep.sum()) > FEWEST:
+        if max(self.factors) > 1 and float(keep.sum()) > FEWEST:
             inside = (block_mean(keep, self.factors) >= 0.5).to(keep.dtype)
             sizes = tuple(mm * factor for mm, factor in zip(voxel_mm, self.factors, strict=True))
             self.coarser = Multigrid(inside, sizes) if bool(inside.any()) else None

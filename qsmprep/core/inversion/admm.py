@@ -49,7 +49,7 @@ class TotalVariation:
         self.weights = faces or [None, None, None]
         self.relaxation = relaxation
         self.rho = rho * float(space.grid.voxel_volume_mm3) ** (2.0 / 3.0)
-        self.limit = weight / self.rho
+        self.limit = self._limited = weight / self.rho
         self.inverse = hessian + self.rho * space.laplacian()
         if float(self.inverse[0, 0, 0]) == 0.0:
             self.inverse[0, 0, 0] = 1.0
@@ -77,22 +77,23 @@ class TotalVariation:
     def shrink(self, chi: torch.Tensor) -> None:
         """Soft-threshold the gradient, update the multipliers and what they pull the map to.
 
-        Kept is the sum of split and multiplier of every face: the multiplier is that sum, limited.
+        Kept is the sum of split and multiplier of every face: the multiplier is that sum, limited as it was then.
         """
         self.pull.zero_()
         relax = self.relaxation
         for axis, mm in enumerate(self.space.grid.voxel_mm):
             weight, multiplier = self.weights[axis], self.sums[axis]
-            most = self.limit if weight is None else self.limit * weight
+            before, most = (limit if weight is None else limit * weight for limit in (self._limited, self.limit))
             total = difference(chi, axis - 3, mm, out=self._faces)
             if relax != 1.0:
                 torch.lerp(multiplier, total, relax, out=total)
-            torch.clamp(multiplier, -most, most, out=multiplier)
+            torch.clamp(multiplier, -before, before, out=multiplier)
             total.add_(multiplier, alpha=relax)
             torch.clamp(total, -most, most, out=multiplier)
             torch.add(total, multiplier, alpha=-2.0, out=multiplier)
             add_adjoint(self.pull, multiplier, axis - 3, self.rho / mm)
             self.sums[axis], self._faces = total, multiplier
+        self._limited = self.limit
 
 
 def relative_change(new: torch.Tensor, old: torch.Tensor) -> float:

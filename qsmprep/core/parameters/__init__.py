@@ -57,7 +57,6 @@ from qsmprep.core.parameters.networks import (
 )
 from qsmprep.core.parameters.roi import (
     CoregistrationParams,
-    FirstParams,
     NormalisationParams,
     RoiParams,
 )
@@ -71,7 +70,6 @@ __all__ = [
     "ConeNetParams",
     "CoregistrationParams",
     "CosmosParams",
-    "FirstParams",
     "FslBetParams",
     "IlsqrParams",
     "IsmvParams",

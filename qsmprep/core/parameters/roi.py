@@ -53,10 +53,3 @@ class NormalisationParams:
     outliers: float = parameter(
         0.001, "density, against the widest tissue's peak, below which a value says nothing", low=1e-9, high=1.0
     )
-
-
-@dataclass(frozen=True)
-class FirstParams:
-    """Parameters of FSL FIRST."""
-
-    brain_extracted: bool = parameter(False, "whether the T1w image shows the brain alone (-b)")
