@@ -93,10 +93,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_outputs(args: argparse.Namespace) -> None:
     """Refuse an output that would replace an input, or the table or the JSON file of one."""
-    stem = args.out.name.removesuffix(".gz").removesuffix(".nii")
-    written = {args.out.with_name(stem + ending).absolute() for ending in (".json", ".tsv")} | {args.out.absolute()}
+    from qsmprep.bids.names import sidecar_path
+
+    facts = sidecar_path(args.out)
+    written = {path.absolute() for path in (args.out, facts, facts.with_suffix(".tsv"))}
     images = [path for path in (args.chi, args.mask, args.t1w, args.brain) if path is not None]
-    beside = [path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json") for path in images]
+    beside = [sidecar_path(path) for path in images if path.name.endswith((".nii", ".nii.gz"))]
     for path in (*images, *beside, *(args.atlas or ())):
         if path.absolute() in written:
             raise UsageError(f"the result would replace an input, {path}", file=args.out, remedy="choose another name")

@@ -156,11 +156,11 @@ def add_outputs(workflow: LiterateWorkflow, acquisition: Acquisition, grid: Grid
             for product in group
         ]
         node = pe.Node(Publish(images=images), name=f"publish_{name}", mem_gb=0.3)
-        _feed(workflow, [(name, output) for output in outputs], node, "in_files")
-        _feed(workflow, [(info, "info") for info in infos], node, "infos")
+        feed(workflow, [(name, output) for output in outputs], node, "in_files")
+        feed(workflow, [(info, "info") for info in infos], node, "infos")
 
 
-def _feed(workflow: LiterateWorkflow, sources: list[tuple[str, str]], node: pe.Node, name: str) -> None:
+def feed(workflow: LiterateWorkflow, sources: list[tuple[str, str]], node: pe.Node, name: str) -> None:
     """Connect outputs of nodes to an input that takes one or several."""
     if len(sources) == 1:
         workflow.connect(workflow.get_node(sources[0][0]), sources[0][1], node, name)

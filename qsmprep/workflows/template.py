@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from nipype.interfaces.utility import Merge
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow
 
@@ -17,7 +16,7 @@ from qsmprep.interfaces.publish import Publish, image
 from qsmprep.interfaces.template import ToTemplate
 from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
-from qsmprep.workflows.outputs import dataset_links
+from qsmprep.workflows.outputs import dataset_links, feed
 from qsmprep.workflows.segment import atlas_files, template_nodes
 from qsmprep.workflows.stages import stage_node
 
@@ -91,5 +90,4 @@ def _publish(
         out_file = derivative_path(settings.out_dir, acquisition, suffix, **entities)
         images.append(image(out_file, sidecar, file=number, kind="mask" if suffix == "mask" else "map"))
     publish = pe.Node(Publish(images=images), name=f"publish_template_{name}", mem_gb=0.5)
-    merge = pe.Node(Merge(2), name=f"publish_template_{name}_in_files", run_without_submitting=True)
-    workflow.connect([(node, merge, [("chi_ppm", "in1"), ("mask", "in2")]), (merge, publish, [("out", "in_files")])])
+    feed(workflow, [(node.name, "chi_ppm"), (node.name, "mask")], publish, "in_files")

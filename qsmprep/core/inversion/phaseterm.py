@@ -32,9 +32,9 @@ class PhaseTerm:
         self.weights2 = problem.weights**2
         self.scale = rad_per_ppm
         self.penalty = penalty
-        self.seen = problem.mask.reshape(-1).nonzero().squeeze(1)
-        self._seen_field = self.field_ppm.reshape(-1)[self.seen]
-        self._seen_weights2 = self.weights2.reshape(-1)[self.seen]
+        self._seen = problem.mask.reshape(-1).nonzero().squeeze(1)
+        self._seen_field = self.field_ppm.reshape(-1)[self._seen]
+        self._seen_weights2 = self.weights2.reshape(-1)[self._seen]
 
     def proximal(self, v: torch.Tensor) -> torch.Tensor:
         r"""The :math:`z` that minimises the data term plus :math:`\frac{\mu}{2}\|z - v\|^2`, voxel by voxel.
@@ -43,7 +43,7 @@ class PhaseTerm:
         so that Newton's method from the copy never overshoots. Outside the mask it is ``v`` itself.
         """
         weights2, penalty = self._seen_weights2, self.penalty
-        away = (v.reshape(-1)[self.seen] - self._seen_field).mul_(self.scale)
+        away = (v.reshape(-1)[self._seen] - self._seen_field).mul_(self.scale)
         away.sub_(torch.round(away / (2.0 * math.pi)), alpha=2.0 * math.pi)
         y = away * penalty / (weights2 + penalty)
         value, slope = torch.empty_like(y), torch.empty_like(y)
@@ -53,7 +53,7 @@ class PhaseTerm:
             value.add_(y, alpha=penalty).sub_(away, alpha=penalty)
             y.addcdiv_(value, slope, value=-1.0)
         result = v.clone().reshape(-1)
-        result[self.seen] += y.sub_(away).div_(self.scale)
+        result[self._seen] += y.sub_(away).div_(self.scale)
         return result.reshape(v.shape)
 
     def misfit(self, field: torch.Tensor) -> torch.Tensor:
