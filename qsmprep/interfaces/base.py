@@ -24,6 +24,7 @@ from qsmprep.core.grid import Grid
 from qsmprep.core.methods import METHODS
 from qsmprep.errors import DataError, OutOfMemoryError, QSMPrepError
 from qsmprep.interfaces import usage
+from qsmprep.interfaces.hashing import content_hash
 from qsmprep.version import qsmprep_version
 
 FAILURE_FILE = "failure.json"
@@ -35,6 +36,13 @@ class StepInputSpec(BaseInterfaceInputSpec):
 
     version = traits.Str(qsmprep_version(), usedefault=True)
     num_threads = traits.Int(1, usedefault=True, nohash=True)
+
+    def _get_sorteddict(self, objekt: Any, dictwithhash: bool = False, **options: Any) -> Any:
+        """The inputs with the hashes of their files, which Nipype itself would compute twice for each step."""
+        found = content_hash(objekt) if isinstance(objekt, str) and options.get("hash_files", True) else None
+        if found is None:
+            return super()._get_sorteddict(objekt, dictwithhash, **options)
+        return (objekt, found) if dictwithhash else found
 
 
 class MethodInputSpec(StepInputSpec):

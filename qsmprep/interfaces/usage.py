@@ -63,7 +63,16 @@ def write_usage(folder: Path, seconds: float) -> None:
 
 def read_peak_mb(folder: Path | None) -> float | None:
     """The peak that a step left in its folder, in MB; None where there is none."""
+    return _read(folder, "peak_mb")
+
+
+def read_seconds(folder: Path | None) -> float | None:
+    """The time that a step left in its folder; None where there is none."""
+    return _read(folder, "seconds")
+
+
+def _read(folder: Path | None, name: str) -> float | None:
     try:
-        return float(json.loads(((folder or Path()) / USAGE_FILE).read_text())["peak_mb"])
+        return float(json.loads(((folder or Path()) / USAGE_FILE).read_text())[name])
     except (OSError, ValueError, KeyError, TypeError):
         return None

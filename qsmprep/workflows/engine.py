@@ -27,6 +27,7 @@ from nipype.pipeline.plugins.multiproc import MultiProcPlugin
 
 from qsmprep.bids.write import cannot_write
 from qsmprep.errors import OutOfMemoryError, QSMPrepError, UsageError
+from qsmprep.interfaces.usage import read_seconds
 from qsmprep.settings import Settings
 from qsmprep.workflows.dependencies import Dependencies
 from qsmprep.workflows.server import answering, start_server
@@ -105,6 +106,12 @@ class WatchedMultiProc(MultiProcPlugin):
         if self._finished() == before:  # else what was found done may have made others ready
             self.news.wait(LOOK_AT_LEAST_EVERY_S if self.pending_tasks else 0.01)
         self.news.clear()  # before results are looked at: one that comes meanwhile is not missed
+
+    def _check_resources(self, running_tasks: Any) -> Any:
+        """What is free; with a step in every process, one more may be sent, which the first free process takes."""
+        memory_gb, processors, gpus = super()._check_resources(running_tasks)
+        ahead = processors == 0 and len(running_tasks) == self.processors
+        return memory_gb, 1 if ahead else processors, gpus
 
     def _finished(self) -> int:
         return int(np.count_nonzero(self.proc_done & ~self.proc_pending))
@@ -213,11 +220,13 @@ def execute(workflow: Workflow, settings: Settings, tell: Callable[[StepState], 
         if status == "end" and not step.started and isinstance(plugin, LinearPlugin):
             return  # that plugin says so of what it leaves out because something before it failed
         step.status = status
+        step.folder = Path(node.output_dir())
         if status == "start":
             step.started = time.monotonic()
         else:
-            step.seconds = time.monotonic() - step.started if step.started else 0.0
-            step.folder = Path(node.output_dir())
+            sent = time.monotonic() - step.started if step.started else 0.0
+            measured = read_seconds(step.folder) if step.started and status == "end" else None
+            step.seconds = sent if measured is None else measured  # without the time that it waited for a process
             tell(step)
 
     plugin = _plugin(settings, watch)
@@ -240,11 +249,17 @@ def execute(workflow: Workflow, settings: Settings, tell: Callable[[StepState], 
         if isinstance(plugin, WatchedMultiProc):
             plugin.pool.shutdown(wait=not (plugin.killed or signals), cancel_futures=True)
     outcome.out_of_memory = bool(getattr(plugin, "killed", False))
+    begun = [step for step in outcome.steps.values() if step.status == "start"]
+    for step in [step for step in begun if _is_unfinished(step)] or begun:
+        step.status = "exception"
     for step in outcome.steps.values():
-        if step.status == "start":
-            step.status = "exception"
         step.killed = outcome.out_of_memory and step.status == "exception"
     return outcome
+
+
+def _is_unfinished(step: StepState) -> bool:
+    """Whether a step that was sent to a process has begun there: Nipype marks its folder until it ends."""
+    return step.folder is not None and any(step.folder.glob("_0x*_unfinished.json"))
 
 
 def _plugin(settings: Settings, watch: Callable[[Any, str], None]) -> Any:

@@ -1,0 +1,143 @@
+"""Giving steps to processes: one is sent ahead, none runs too many, and files are hashed once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from nipype.interfaces.base import traits
+from nipype.pipeline.engine import Node, Workflow
+
+from qsmprep.cli.parser import parse_settings
+from qsmprep.interfaces import base
+from qsmprep.interfaces.hashing import content_hash
+from qsmprep.workflows import engine
+
+N_STEPS = 6
+
+
+class NapInputSpec(base.StepInputSpec):
+    """How long, and which one."""
+
+    seconds = traits.Float(mandatory=True)
+    number = traits.Int(mandatory=True)
+
+
+class Nap(base.Step):
+    """Sleeps, and leaves when it did so and in which process."""
+
+    input_spec = NapInputSpec
+
+    def compute(self, folder):
+        """Sleep."""
+        (folder / "pid").write_text(str(os.getpid()))
+        begun = time.time()
+        time.sleep(self.inputs.seconds)
+        (folder / "times").write_text(f"{begun} {time.time()}")
+        return {}
+
+
+@pytest.fixture
+def naps(tmp_path):
+    """A graph of steps that need nothing of each other, and settings for two processes."""
+
+    def make(seconds):
+        words = [str(tmp_path / "raw"), str(tmp_path / "out"), "participant", "--nprocs", "2", "--omp-nthreads", "1"]
+        (tmp_path / "raw").mkdir()
+        settings = parse_settings(words)
+        engine.configure_nipype(settings, tmp_path)
+        graph = Workflow("naps", base_dir=str(tmp_path / "work"))
+        graph.add_nodes([Node(Nap(seconds=seconds, number=i), f"nap{i}", mem_gb=0.1) for i in range(N_STEPS)])
+        return graph, settings
+
+    return make
+
+
+def test_one_step_is_sent_ahead_and_none_runs_too_many(tmp_path, naps):
+    graph, settings = naps(0.3)
+    sent = []
+    outcome = engine.execute(graph, settings, lambda step: sent.append(step))
+    assert {step.status for step in outcome.steps.values()} == {"end"}
+    times = [tuple(map(float, path.read_text().split())) for path in (tmp_path / "work").rglob("times")]
+    assert len(times) == N_STEPS
+    assert max(sum(begun <= moment < end for begun, end in times) for moment, _ in times) == 2
+    for step in sent:  # the time of the step itself, not that which it waited for a process
+        assert 0.3 <= step.seconds < 0.55
+
+
+def test_two_running_steps_leave_room_for_one_that_waits(naps):
+    graph, settings = naps(0.0)
+    plugin = engine._plugin(settings, lambda *_: None)
+    try:
+        plugin.procs = [graph.get_node(name) for name in graph.list_node_names()]
+        free = [plugin._check_resources([(i, i) for i in range(n)])[1] for n in range(4)]
+        assert free == [2, 1, 1, 0]
+        plugin.procs[0]._n_procs = 2  # it fills both by itself: one more would run beside it
+        assert plugin._check_resources([(0, 0)])[1] == 0
+    finally:
+        plugin.pool.shutdown()
+
+
+def test_only_steps_that_had_begun_are_named_when_a_worker_is_killed(tmp_path, naps):
+    graph, settings = naps(30.0)
+
+    def kill():
+        limit = time.monotonic() + 60
+        while len(found := list((tmp_path / "work").rglob("pid"))) < 2 and time.monotonic() < limit:
+            time.sleep(0.05)
+        time.sleep(0.2)
+        os.kill(int(found[0].read_text()), signal.SIGKILL)
+
+    threading.Thread(target=kill).start()
+    outcome = engine.execute(graph, settings, lambda step: None)
+    assert outcome.out_of_memory
+    assert len(list((tmp_path / "work").rglob("pid"))) == 2
+    killed = {step.name for step in outcome.steps.values() if step.killed}
+    assert killed == {f"naps.{path.parent.name}" for path in (tmp_path / "work").rglob("pid")}
+
+
+class TestHashes:
+    """Of the files that are inputs of a step."""
+
+    def test_they_follow_the_contents(self, tmp_path):
+        path = tmp_path / "a.nii"
+        path.write_bytes(b"one")
+        first = content_hash(str(path))
+        (tmp_path / "b.nii").write_bytes(b"one")
+        assert content_hash(str(tmp_path / "b.nii")) == first
+        path.write_bytes(b"longer")
+        assert content_hash(str(path)) != first
+        replaced = tmp_path / "new"
+        replaced.write_bytes(b"two")
+        os.utime(replaced, ns=(1, 1))
+        os.utime(tmp_path / "b.nii", ns=(1, 1))
+        before = content_hash(str(tmp_path / "b.nii"))
+        replaced.replace(tmp_path / "b.nii")  # the same size and time, another file
+        assert content_hash(str(tmp_path / "b.nii")) != before
+
+    @pytest.mark.parametrize("text", ["", "three", "x" * 5000, "a\0b", "/"])
+    def test_other_texts_have_none(self, text):
+        assert content_hash(text) is None
+
+    def test_a_file_is_read_once(self, tmp_path, monkeypatch):
+        path = tmp_path / "a.nii"
+        path.write_bytes(b"one")
+        opened, real = [], Path.open
+        monkeypatch.setattr(Path, "open", lambda self, *words: opened.append(self) or real(self, *words))
+        inputs = base.StepInputSpec(version=str(path))
+        assert inputs.get_hashval("content") == inputs.get_hashval("content")
+        assert opened == [path]
+
+    def test_inputs_with_other_contents_differ(self, tmp_path):
+        values = []
+        for name, text in (("a", "one"), ("b", "one"), ("c", "two")):
+            (tmp_path / name).write_text(text)
+            inputs = base.StepInputSpec(version=str(tmp_path / name))
+            described, value = inputs.get_hashval("content")
+            assert (str(tmp_path / name), content_hash(str(tmp_path / name))) in [found for _, found in described]
+            values.append(value)
+        assert values[0] == values[1] != values[2]
