@@ -1,7 +1,7 @@
 # The commands of a checkout. They use the active virtual environment, or make one in .venv.
 #
 #   make demo        install, process both example data sets, say where the reports are
-#   make test        install with the test extras, run the tests
+#   make test        install with the test extras, run the tests, TEST_JOBS=2 at once
 #   make test-slow   the tests that take minutes as well
 #   make test-slurm  an array of jobs on a real SLURM, started on this host (needs root, slurm-wlm and munge);
 #                    writes docs/slurm-transcript.md
@@ -34,6 +34,7 @@ PINS := setup.cfg pyproject.toml constraints.txt
 PIP_INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
 PYTEST_ARGS ?=
+TEST_JOBS ?= 2
 BENCHMARK_ARGS ?=
 DEMO_OUT ?= demo_out
 DEMO_WORK ?= demo_work
@@ -70,8 +71,9 @@ demo: $(RUN_STAMP)
 	@echo; echo "Reports (open them in a browser):"
 	@ls -1 $(DEMO_OUT)/*/sub-*.html
 
+# A file of tests is run by one process (what a module shares is made once), each with one thread.
 test: $(TEST_STAMP)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
 test-slow: $(TEST_STAMP)
 	$(BIN)/python -m pytest -m "slow or not slow" $(PYTEST_ARGS)
