@@ -225,8 +225,8 @@ def execute(workflow: Workflow, settings: Settings, tell: Callable[[StepState], 
             step.started = time.monotonic()
         else:
             sent = time.monotonic() - step.started if step.started else 0.0
-            measured = read_seconds(step.folder) if step.started and status == "end" else None
-            step.seconds = sent if measured is None else measured  # without the time that it waited for a process
+            measured = read_seconds(step.folder) if status == "end" else None
+            step.seconds = sent if measured is None else min(sent, measured)  # not while it waited for a process
             tell(step)
 
     plugin = _plugin(settings, watch)

@@ -48,7 +48,9 @@ STAGES = ((3, 150), (4, 100), (5, 150))
 ATTEMPTS = ((1.0, 1.0), (1.5, 1.0), (1.0, 0.85), (1.5, 0.85), (1.5, 0.7))
 """Factors on the radii of curvature and on the threshold, tried in turn until the surface is sound."""
 MAX_FOLDED = 0.02
-"""Share of voxels within a surface that crosses itself that is still accepted."""
+"""Share of voxels within a surface that crosses itself that is accepted at once ..."""
+LAST_FOLDED = 0.05
+"""... and where no attempt is better: wide fissures full of dark fluid in an otherwise good mask."""
 MIN_CORE = 0.6
 """Share of the core of the head (a ball of CORE times its depth) that a brain must hold."""
 CORE = 0.8
@@ -145,13 +147,18 @@ def bet(magnitude: NDArray[np.floating], grid: Grid, params: BetParams | None = 
     start = _start(volume, work)
     volume = _quieten(volume, work, start.levels)
     fraction = (params or BetParams()).fraction
+    least, found = LAST_FOLDED, None
     for smoother, lower in ATTEMPTS:
         vertices, mesh = _surface(volume, work, start, lower * fraction, smoother)
         mask, folded = fill(vertices + centre_shift_mm(work, grid), mesh, grid)
         mask = largest_component(fill_holes(mask))
         brain_ml = 1e-3 * int(mask.sum()) * grid.voxel_volume_mm3
-        if folded < MAX_FOLDED and brain_ml > max(MIN_BRAIN_ML, MIN_CORE * start.core_ml):
-            return mask
+        if folded < least and brain_ml > max(MIN_BRAIN_ML, MIN_CORE * start.core_ml):
+            least, found = folded, mask
+        if least < MAX_FOLDED:
+            break
+    if found is not None:
+        return found
     raise DataError(
         "no brain was found in the magnitude image",
         expected="a bright brain in a dark skull",
