@@ -90,7 +90,7 @@ test-trust: $(TEST_STAMP)
 OFFLINE_TESTS ?= tests/pipeline tests/bids tests/cli
 
 test-offline: $(TEST_STAMP)
-	unshare -rn $(BIN)/python -m pytest $(OFFLINE_TESTS) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 unshare -rn $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(OFFLINE_TESTS) $(PYTEST_ARGS)
 
 PAGES := tests/reports/browser
 

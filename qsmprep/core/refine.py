@@ -41,6 +41,10 @@ PRIOR_VOXELS = 50.0
 """A tissue's spread is held by as many voxels of ``PRIOR_SPREAD`` of the spread of all values."""
 PRIOR_SPREAD = 0.3
 
+WIDEST = 1.5
+"""No tissue's susceptibility spreads more than this many times the spread of the median tissue: a pallidum with a wide
+distribution takes the outliers of its narrower neighbours."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -159,6 +163,7 @@ def _distributions(values: Array, weight: Array, before: Model | None) -> Model:
             mean[t, channel] = float(w @ v) / total
             spread = float(w @ (v - mean[t, channel]) ** 2)
             variance[t, channel] = (spread + held * PRIOR_VOXELS) / (total + PRIOR_VOXELS)
+    variance[:, 1:] = np.minimum(variance[:, 1:], WIDEST**2 * np.median(variance[:, 1:], axis=0))
     return Model(mean, variance)
 
 

@@ -453,14 +453,14 @@ def test_import_is_light():
 
 
 def test_many_participants_take_seconds(tmp_path):
-    """Two hundred participants with three echoes are judged in well under a minute on a busy machine."""
+    """Two hundred participants with three echoes are judged in well under half a minute of CPU time."""
     raw = make_dataset(tmp_path)
     source = raw / "sub-01" / "anat"
     for number in range(2, 201):
         anat = builders.anat_dir(raw, f"{number:03d}")
         for path in source.iterdir():
             os.link(path, anat / path.name.replace("sub-01", f"sub-{number:03d}"))
-    start = time.perf_counter()
+    start = time.process_time()
     result = preflight(raw)
     assert len(result.acquisitions) == 200
-    assert time.perf_counter() - start < 30
+    assert time.process_time() - start < 30

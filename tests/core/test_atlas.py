@@ -10,7 +10,7 @@ from scipy import ndimage
 from qsmprep.bids.tables import read_label_table
 from qsmprep.core.atlas import Probabilities, refine_labels
 from qsmprep.core.parameters import NormalisationParams
-from qsmprep.core.refine import refine
+from qsmprep.core.refine import WIDEST, Model, _distributions, refine
 from qsmprep.core.registration import Volume, overlap
 from qsmprep.core.template import write_matrix
 from qsmprep.errors import DataError
@@ -76,6 +76,20 @@ def test_classes_move_to_the_contrast_of_the_head():
     np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-3)
     assert max(dice(ATLAS)) < 0.8
     assert min(dice(found.argmax(axis=0))) > 0.93
+
+
+def test_no_tissue_has_a_susceptibility_much_wider_than_the_others():
+    """Else it takes the outliers of its neighbours; grey values of the head itself may be as wide as they are."""
+    rng = np.random.default_rng(0)
+    spread = np.array([0.01, 0.012, 0.008, 0.08])
+    which = np.repeat(np.arange(4), 5000)
+    values = rng.normal(0, spread[which]).astype(np.float32)
+    weight = np.stack([(which == t).astype(np.float32) for t in range(4)])
+    model = _distributions(np.stack([values, values]), weight, Model(np.zeros((4, 2)), np.full((4, 2), 1.0)))
+    grey, chi = np.sqrt(model.variance).T
+    np.testing.assert_allclose(grey, spread, rtol=0.05)
+    np.testing.assert_allclose(chi[:3], spread[:3], rtol=0.05)
+    np.testing.assert_allclose(chi[3], WIDEST * np.sqrt((0.01**2 + 0.012**2) / 2), rtol=0.05)
 
 
 def test_nothing_is_said_outside_the_brain():
