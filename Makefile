@@ -71,7 +71,8 @@ demo: $(RUN_STAMP)
 	@echo; echo "Reports (open them in a browser):"
 	@ls -1 $(DEMO_OUT)/*/sub-*.html
 
-# A file of tests is run by one process (what a module shares is made once), each with one thread.
+# A file of tests is run by one process (what a module shares is made once), each with one thread. With TEST_JOBS=0
+# all are run in this process, which -s and --pdb need.
 test: $(TEST_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 

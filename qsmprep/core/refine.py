@@ -163,7 +163,9 @@ def _distributions(values: Array, weight: Array, before: Model | None) -> Model:
             mean[t, channel] = float(w @ v) / total
             spread = float(w @ (v - mean[t, channel]) ** 2)
             variance[t, channel] = (spread + held * PRIOR_VOXELS) / (total + PRIOR_VOXELS)
-    variance[:, 1:] = np.minimum(variance[:, 1:], WIDEST**2 * np.median(variance[:, 1:], axis=0))
+        if channel > 0:
+            widest = max(WIDEST**2 * float(np.median(variance[:, channel])), held)
+            variance[:, channel] = np.minimum(variance[:, channel], widest)
     return Model(mean, variance)
 
 

@@ -38,7 +38,7 @@ class StepInputSpec(BaseInterfaceInputSpec):
     num_threads = traits.Int(1, usedefault=True, nohash=True)
 
     def _get_sorteddict(self, objekt: Any, dictwithhash: bool = False, **options: Any) -> Any:
-        """The inputs with the hashes of their files, which Nipype itself would compute twice for each step."""
+        """The inputs with the hashes of their files' contents, which Nipype itself would compute twice a step."""
         found = content_hash(objekt) if isinstance(objekt, str) and options.get("hash_files", True) else None
         if found is None:
             return super()._get_sorteddict(objekt, dictwithhash, **options)
@@ -75,7 +75,6 @@ class Step(SimpleInterface):
         begun = time.monotonic()
         try:
             self._results.update(self.compute(folder))
-            usage.write_usage(folder, time.monotonic() - begun)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 _note(failure, error)
@@ -92,6 +91,8 @@ class Step(SimpleInterface):
         except Exception as error:
             _note(failure, error)
             raise
+        finally:
+            usage.write_usage(folder, time.monotonic() - begun)
         return runtime
 
     def compute(self, folder: Path) -> dict[str, Any]:

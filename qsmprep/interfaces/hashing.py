@@ -11,7 +11,7 @@ from pathlib import Path
 def content_hash(path: str) -> str | None:
     """SHA-256 of the contents of a file as hexadecimal digits; None where ``path`` is some other text.
 
-    It is remembered as long as inode, size and time of the last change are the same.
+    It is remembered as long as inode, size and times of the last change are the same.
 
     Raises
     ------
@@ -24,7 +24,8 @@ def content_hash(path: str) -> str | None:
         return None
     if not stat.S_ISREG(found.st_mode):
         return None
-    return _content_hash(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return _content_hash(path, *state)
 
 
 @lru_cache(maxsize=4096)

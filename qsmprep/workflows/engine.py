@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ class WatchedMultiProc(MultiProcPlugin):
     def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
         args = dict(plugin_args or {})
         level = args.pop("log_level", logging.CRITICAL)
+        self.ahead = args.pop("ahead", False)
         super().__init__(plugin_args={**args, "mp_context": "forkserver"})
         self.pool.shutdown(wait=False)
         self.pool = ProcessPoolExecutor(
@@ -98,19 +100,22 @@ class WatchedMultiProc(MultiProcPlugin):
         super()._generate_dependency_list(graph)
         if not any(isinstance(node, MapNode) for node in self.procs):
             self.depidx = Dependencies(self.depidx)
+        # the one slot of a GPU would be taken later: what is sent ahead instead goes before the next such step
+        self.ahead = self.ahead and not any(node.is_gpu_node() for node in self.procs)
 
     def _send_procs_to_workers(self, updatehash: bool = False, graph: Any = None) -> None:
         """Give out what can be run, then wait for the next step to end instead of asking a hundred times a second."""
-        before = self._finished()
+        before = self._finished(), len(self.pending_tasks)
         super()._send_procs_to_workers(updatehash, graph)
-        if self._finished() == before:  # else what was found done may have made others ready
+        # else what was found done may have made others ready, or one more may be sent ahead
+        if (self._finished(), len(self.pending_tasks)) == before:
             self.news.wait(LOOK_AT_LEAST_EVERY_S if self.pending_tasks else 0.01)
         self.news.clear()  # before results are looked at: one that comes meanwhile is not missed
 
     def _check_resources(self, running_tasks: Any) -> Any:
         """What is free; with a step in every process, one more may be sent, which the first free process takes."""
         memory_gb, processors, gpus = super()._check_resources(running_tasks)
-        ahead = processors == 0 and len(running_tasks) == self.processors
+        ahead = self.ahead and processors == 0 and len(running_tasks) == self.processors
         return memory_gb, 1 if ahead else processors, gpus
 
     def _finished(self) -> int:
@@ -143,6 +148,9 @@ class WatchedMultiProc(MultiProcPlugin):
         return result
 
     def _submit_job(self, node: Any, updatehash: bool = False) -> Any:
+        for mark in _marks(Path(node.output_dir())):  # of a run that was killed: it would be taken for one of this
+            with suppress(OSError):
+                mark.unlink()
         try:
             return super()._submit_job(node, updatehash)
         except BrokenProcessPool:
@@ -225,7 +233,7 @@ def execute(workflow: Workflow, settings: Settings, tell: Callable[[StepState], 
             step.started = time.monotonic()
         else:
             sent = time.monotonic() - step.started if step.started else 0.0
-            measured = read_seconds(step.folder) if status == "end" else None
+            measured = read_seconds(step.folder)
             step.seconds = sent if measured is None else min(sent, measured)  # not while it waited for a process
             tell(step)
 
@@ -249,17 +257,18 @@ def execute(workflow: Workflow, settings: Settings, tell: Callable[[StepState], 
         if isinstance(plugin, WatchedMultiProc):
             plugin.pool.shutdown(wait=not (plugin.killed or signals), cancel_futures=True)
     outcome.out_of_memory = bool(getattr(plugin, "killed", False))
-    begun = [step for step in outcome.steps.values() if step.status == "start"]
-    for step in [step for step in begun if _is_unfinished(step)] or begun:
-        step.status = "exception"
+    sent = [step for step in outcome.steps.values() if step.status == "start"]
+    begun = [step for step in sent if any(_marks(step.folder or Path()))] or sent
+    for step in sent:
+        step.status = "exception" if step in begun else "waiting"
     for step in outcome.steps.values():
         step.killed = outcome.out_of_memory and step.status == "exception"
     return outcome
 
 
-def _is_unfinished(step: StepState) -> bool:
-    """Whether a step that was sent to a process has begun there: Nipype marks its folder until it ends."""
-    return step.folder is not None and any(step.folder.glob("_0x*_unfinished.json"))
+def _marks(folder: Path) -> list[Path]:
+    """What Nipype keeps in the folder of a step from its begin in a process to its end."""
+    return list(folder.glob("_0x*_unfinished.json"))
 
 
 def _plugin(settings: Settings, watch: Callable[[Any, str], None]) -> Any:
@@ -275,6 +284,7 @@ def _plugin(settings: Settings, watch: Callable[[Any, str], None]) -> Any:
             "n_gpu_procs": 1,
             "status_callback": watch,
             "log_level": log_level(settings),
+            "ahead": not settings.stop_on_first_crash,
         }
     )
 

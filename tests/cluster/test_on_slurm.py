@@ -242,7 +242,7 @@ def test_killed_cancelled_and_out_of_time(slurm, cohort, stand_in, tmp_path):
     assert "More memory is needed than there is" in said
     again = {"01": "exit 0", "02": "exec sleep 300", "04": "exit 0"}
     job, _ = submit(terminal, cohort / "raw", stand_in, again, "--unfinished", "--max-running", "1")
-    until(lambda: read_records(job_dir)["sub-02"].key == (job, 2), lambda: states(job_dir))  # it has said so itself
+    until(lambda: (r := read_records(job_dir).get("sub-02")) and r.key == (job, 2), lambda: states(job_dir))
     assert states(job_dir)["sub-02"] == "running"
     assert states(job_dir)["sub-01"] == "done"
     slurm.run("scancel", f"{job}_2")

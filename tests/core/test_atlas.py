@@ -92,6 +92,18 @@ def test_no_tissue_has_a_susceptibility_much_wider_than_the_others():
     np.testing.assert_allclose(chi[3], WIDEST * np.sqrt((0.01**2 + 0.012**2) / 2), rtol=0.05)
 
 
+def test_tissues_without_any_spread_do_not_narrow_the_others():
+    """Susceptibility that is zero in most tissues, as in the holes of a mask that nobody gave."""
+    rng = np.random.default_rng(0)
+    which = np.repeat(np.arange(5), 4000)
+    chi = np.where(which == 4, rng.normal(0.1, 0.02, which.size), 0.0).astype(np.float32)
+    weight = np.stack([(which == t).astype(np.float32) for t in range(5)])
+    model = None
+    for _ in range(3):
+        model = _distributions(np.stack([chi, chi]), weight, model)
+    assert np.sqrt(model.variance[4, 1]) > 0.01
+
+
 def test_nothing_is_said_outside_the_brain():
     t1w, chi = images(TRUTH)
     inside = np.zeros(SHAPE, bool)

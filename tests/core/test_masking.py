@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from pathlib import Path
 
@@ -36,6 +37,33 @@ def head(shading: float = 0.0, noise: float = 2.0) -> tuple[np.ndarray, np.ndarr
     image[(offset[0] ** 2 + offset[1] ** 2 + offset[2] ** 2) < 12**2] = 80.0
     image *= np.exp(shading * (offset[0] / 62 + 0.5 * offset[1] / 78))
     return np.abs(image + rng.normal(0, noise, SHAPE)).astype(np.float32), radius < 1
+
+
+@pytest.mark.parametrize(
+    ("folded", "taken"),
+    [([0.06, 0.045, 0.03, 0.04, 0.06], 2), ([0.06, 0.01], 1), ([0.01], 0), ([0.06, 0.05, 0.07, 0.08, 0.06], None)],
+)
+def test_bet_takes_the_least_folded_surface_where_none_is_sound(monkeypatch, folded, taken):
+    """Attempts end with the first sound one; of unsound ones the least folded counts, and none beyond all bounds."""
+    module, real, masks = importlib.import_module("qsmprep.core.masking.bet"), fill, []
+
+    def told(vertices, mesh, grid):
+        mask, own = real(vertices, mesh, grid)
+        if grid.shape != SHAPE:  # the coarse one in the middle of an attempt
+            return mask, own
+        masks.append(mask)
+        return mask, folded[len(masks) - 1]
+
+    monkeypatch.setattr(module, "fill", told)
+    image, _ = head()
+    grid = Grid(SHAPE, VOXEL_MM)
+    if taken is None:
+        with pytest.raises(DataError, match="no brain was found"):
+            bet(image, grid)
+    else:
+        found = bet(image, grid)
+        assert [(found != largest_component(mask)).sum() for mask in masks][taken] == 0
+    assert len(masks) == len(folded)
 
 
 @pytest.mark.parametrize("shading", [0.0, 0.4])

@@ -13,7 +13,7 @@ from nipype.interfaces.base import traits
 from nipype.pipeline.engine import Node, Workflow
 
 from qsmprep.cli.parser import parse_settings
-from qsmprep.interfaces import base
+from qsmprep.interfaces import base, usage
 from qsmprep.interfaces.hashing import content_hash
 from qsmprep.workflows import engine
 
@@ -25,6 +25,7 @@ class NapInputSpec(base.StepInputSpec):
 
     seconds = traits.Float(mandatory=True)
     number = traits.Int(mandatory=True)
+    use_gpu = traits.Bool(False, usedefault=True)
 
 
 class Nap(base.Step):
@@ -45,31 +46,55 @@ class Nap(base.Step):
 def naps(tmp_path):
     """A graph of steps that need nothing of each other, and settings for two processes."""
 
-    def make(seconds):
-        words = [str(tmp_path / "raw"), str(tmp_path / "out"), "participant", "--nprocs", "2", "--omp-nthreads", "1"]
+    def make(seconds, *words, gpu=False):
+        said = [str(tmp_path / "raw"), str(tmp_path / "out"), "participant", "--nprocs", "2", "--omp-nthreads", "1"]
         (tmp_path / "raw").mkdir()
-        settings = parse_settings(words)
+        settings = parse_settings([*said, *words])
         engine.configure_nipype(settings, tmp_path)
         graph = Workflow("naps", base_dir=str(tmp_path / "work"))
-        graph.add_nodes([Node(Nap(seconds=seconds, number=i), f"nap{i}", mem_gb=0.1) for i in range(N_STEPS)])
+        steps = [Nap(seconds=seconds, number=i, use_gpu=gpu and i == N_STEPS - 1) for i in range(N_STEPS)]
+        graph.add_nodes([Node(step, f"nap{i}", mem_gb=0.1) for i, step in enumerate(steps)])
         return graph, settings
 
     return make
 
 
-def test_one_step_is_sent_ahead_and_none_runs_too_many(tmp_path, naps):
+@pytest.fixture
+def sent(monkeypatch):
+    """How many steps were with the processes when another one was sent."""
+    seen, real = [], engine.WatchedMultiProc._submit_job
+
+    def submit(self, *words, **named):
+        seen.append(len(self.pending_tasks))
+        return real(self, *words, **named)
+
+    monkeypatch.setattr(engine.WatchedMultiProc, "_submit_job", submit)
+    return seen
+
+
+def test_one_step_is_sent_ahead_and_none_runs_too_many(tmp_path, naps, sent):
     graph, settings = naps(0.3)
-    sent = []
-    outcome = engine.execute(graph, settings, lambda step: sent.append(step))
+    ended = []
+    outcome = engine.execute(graph, settings, lambda step: ended.append(step))
     assert {step.status for step in outcome.steps.values()} == {"end"}
+    assert sent == [0, 1, 2, 2, 2, 2]
     times = [tuple(map(float, path.read_text().split())) for path in (tmp_path / "work").rglob("times")]
     assert len(times) == N_STEPS
     assert max(sum(begun <= moment < end for begun, end in times) for moment, _ in times) == 2
-    for step in sent:  # the time of the step itself, not that which it waited for a process
-        assert 0.3 <= step.seconds < 0.55
+    for step in ended:  # the time of the step itself, not that which it waited for a process
+        assert step.seconds == usage.read_seconds(step.folder) >= 0.3
 
 
-def test_two_running_steps_leave_room_for_one_that_waits(naps):
+@pytest.mark.parametrize(("words", "gpu"), [(("--stop-on-first-crash",), False), ((), True)])
+def test_none_is_sent_ahead_where_it_would_be_in_the_way(naps, sent, words, gpu):
+    """Of an end at the first crash, or of a step for a GPU that must wait for its slot."""
+    graph, settings = naps(0.0, *words, gpu=gpu)
+    engine.execute(graph, settings, lambda step: None)
+    assert len(sent) == N_STEPS
+    assert max(sent) == 1
+
+
+def test_only_single_threads_are_sent_ahead(naps):
     graph, settings = naps(0.0)
     plugin = engine._plugin(settings, lambda *_: None)
     try:
@@ -82,22 +107,30 @@ def test_two_running_steps_leave_room_for_one_that_waits(naps):
         plugin.pool.shutdown()
 
 
-def test_only_steps_that_had_begun_are_named_when_a_worker_is_killed(tmp_path, naps):
+def test_only_steps_that_had_begun_are_named_when_a_worker_is_killed(tmp_path, naps, sent):
     graph, settings = naps(30.0)
+    for number in range(N_STEPS):  # what an earlier kill left
+        folder = tmp_path / "work" / "naps" / f"nap{number}"
+        folder.mkdir(parents=True)
+        (folder / "_0xdeadbeef_unfinished.json").touch()
 
     def kill():
         limit = time.monotonic() + 60
         while len(found := list((tmp_path / "work").rglob("pid"))) < 2 and time.monotonic() < limit:
             time.sleep(0.05)
-        time.sleep(0.2)
+        time.sleep(0.5)
         os.kill(int(found[0].read_text()), signal.SIGKILL)
 
     threading.Thread(target=kill).start()
     outcome = engine.execute(graph, settings, lambda step: None)
     assert outcome.out_of_memory
-    assert len(list((tmp_path / "work").rglob("pid"))) == 2
-    killed = {step.name for step in outcome.steps.values() if step.killed}
-    assert killed == {f"naps.{path.parent.name}" for path in (tmp_path / "work").rglob("pid")}
+    assert sent == [0, 1, 2], "one was sent ahead"
+    begun = {f"naps.{path.parent.name}" for path in (tmp_path / "work").rglob("pid")}
+    assert len(begun) == 2
+    assert {step.name for step in outcome.steps.values() if step.killed} == begun
+    assert {step.name: step.status for step in outcome.steps.values()} == {
+        name: "exception" if name in begun else "waiting" for name in outcome.steps
+    }
 
 
 class TestHashes:
