@@ -185,7 +185,7 @@ class WhqsmParams:
         3.0, "penalty of the Laplacian's split, relative to a 1 mm grid; speed only", low=1e-6
     )
     fidelity: float = parameter(1.0, "penalty of the field's split; speed only", low=1e-6)
-    tolerance: float = parameter(3e-3, "relative change at which the iteration stops", low=0.0)
+    tolerance: float = parameter(1e-3, "relative change at which the iteration stops", low=0.0)
     max_iter: int = parameter(150, "ADMM iterations", low=1)
 
 
