@@ -43,6 +43,45 @@ class Modulated(nn.Module):
         return functional.leaky_relu(first + self.gain * self.conv2(inner), 0.1)
 
 
+class Fine(nn.Module):
+    """What the U-Net behind a space-to-depth stem cannot do: convolutions between neighbouring voxels.
+
+    Starts out as no correction at all.
+
+    Parameters
+    ----------
+    channels : int
+        Volumes given.
+    coarse : int
+        Features of the U-Net, on a grid coarser by ``shuffle``.
+    width, outputs : int
+        Channels inside, and of the correction.
+    code : int
+        Length of the side information.
+    shuffle : int
+        See :class:`qsmprep.networks.base.QSMNetwork`.
+    """
+
+    def __init__(self, channels: int, coarse: int, width: int, outputs: int, code: int, shuffle: int) -> None:
+        super().__init__()
+        self.shuffle = shuffle
+        self.entry = nn.Conv3d(channels, width, 3, padding=1)
+        self.lower = nn.Conv3d(coarse, width, 1)
+        self.blocks = nn.ModuleList(Modulated(width, width, code) for _ in range(2))
+        self.head = nn.Conv3d(width, outputs, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, entry: torch.Tensor, features: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+        """The correction, after space to depth as both volumes are."""
+        lower = self.lower(features)
+        volume = self.entry(to_space(entry, self.shuffle))
+        volume = functional.leaky_relu(volume + (upsample(lower) if self.shuffle == 2 else lower), 0.1)
+        for block in self.blocks:
+            volume = block(volume, code)
+        return to_depth(self.head(volume), self.shuffle)
+
+
 class ConeNet(QSMNetwork):
     r"""Our own network: learned proximal steps, each a small U-Net followed by closed-form data consistency.
 
@@ -69,6 +108,8 @@ class ConeNet(QSMNetwork):
     separate : bool
         Whether every step also finds what background removal left in the field; data consistency is
         then with the field less that, so that it is not inverted.
+    fine : int
+        Channels of a stage on the full grid that corrects each step (:class:`Fine`); 0 for none.
     shuffle
         See :class:`qsmprep.networks.base.QSMNetwork`.
 
@@ -79,7 +120,7 @@ class ConeNet(QSMNetwork):
 
     def __init__(
         self, base: int = 32, depth: int = 3, iterations: int = 2, shuffle: int = 2, guided: bool = False,
-        separate: bool = False,
+        separate: bool = False, fine: int = 0,
     ) -> None:  # fmt: skip
         super().__init__("physics", shuffle)
         self.guided = guided
@@ -99,6 +140,7 @@ class ConeNet(QSMNetwork):
         if self.leftover is not None:
             nn.init.zeros_(self.leftover.weight)
             nn.init.zeros_(self.leftover.bias)
+        self.fine = Fine(CHANNELS + guided, base, fine, 1 + separate, 32, shuffle) if fine else None
 
     def forward(
         self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry, **options: Any
@@ -132,10 +174,12 @@ class ConeNet(QSMNetwork):
             code = self.embed(torch.cat([side, side.new_full((side.shape[0], 1), min(iteration, 3))], dim=1))
             left = (field - geometry.field(chi)) * mask
             stack = torch.cat([field, closed, strong, chi, left, *seen], dim=1)
-            features = over(self.step, to_depth(stack, self.shuffle), features, code)
-            chi = chi + to_space(self.head(features), self.shuffle).float() * mask
+            told = over(self.step, to_depth(stack, self.shuffle), features, code)
+            features, change = told.split([self.head.in_channels, told.shape[1] - self.head.in_channels], dim=1)
+            change = to_space(change, self.shuffle).float() * mask
+            chi = chi + change[:, :1]
             if self.leftover is not None:
-                field = field - to_space(self.leftover(features), self.shuffle).float() * mask
+                field = field - change[:, 1:]
             chi = self.consistency(chi, field, mask, geometry, log_ratio)
             outputs.append(chi)
         return outputs
@@ -147,7 +191,8 @@ class ConeNet(QSMNetwork):
         return variation_maps(field, mask, geometry, magnitude)
 
     def step(self, entry: torch.Tensor, features: torch.Tensor | None, code: torch.Tensor) -> torch.Tensor:
-        """Features of one step from the channels and the features of the step before."""
+        """Features of one step from the channels and the features of the step before, then (before depth to
+        space) what is added to the map and taken off the field."""
         if features is None:
             shape = (entry.shape[0], self.head.in_channels, *entry.shape[2:])
             features = entry.new_zeros(shape)
@@ -158,4 +203,9 @@ class ConeNet(QSMNetwork):
             kept.append(volume)
         for level in reversed(range(self.levels - 1)):
             volume = self.decoder[level](upsample(self.rise[level](volume)) + kept[level], code)
-        return volume
+        change = self.head(volume)
+        if self.leftover is not None:
+            change = torch.cat([change, self.leftover(volume)], dim=1)
+        if self.fine is not None:
+            change = change + self.fine(entry, volume, code)
+        return torch.cat([volume, change], dim=1)
