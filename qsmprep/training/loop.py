@@ -36,12 +36,13 @@ SAVE_SHARE = 0.04
 COLUMNS = ("step", "seconds", "learning_rate", "loss", "error_train", "error_validation")
 
 
-def begin(params: TrainParams, device: torch.device | str) -> State:
-    """An untrained network and all that goes with it."""
+def begin(params: TrainParams, device: torch.device | str, *, bare: bool = False) -> State:
+    """An untrained network and all that goes with it; ``bare`` where a checkpoint has the weights, so that those
+    of ``start`` and ``segmenter`` need not be there any more."""
     torch.manual_seed(params.seed)
     network = channels_last(build(params.network, params.model).to(device))
     average = channels_last(build(params.network, params.model).to(device)).requires_grad_(False)
-    load_over(network, starting_weights(params), params)
+    load_over(network, {} if bare else starting_weights(params), params)
     average.load_state_dict(network.state_dict())
     check_patches(params, network)
     groups = list(network.parameters())
@@ -273,7 +274,7 @@ def resume(path: Path, params: TrainParams, device: torch.device | str) -> State
             expected="the configuration it was begun with",
             remedy="give another --out, or remove the checkpoint to begin anew",
         )
-    state = begin(params, device)
+    state = begin(params, device, bare=True)
     try:
         state.network.load_state_dict(content["network"])
         state.average.load_state_dict(content["average"])

@@ -481,6 +481,35 @@ def test_what_is_separated_is_not_inverted():
             torch.testing.assert_close(one, field - 0.25 * n * mask)
 
 
+@pytest.mark.parametrize("shuffle", [1, 2])
+def test_a_fine_stage_starts_out_as_none_learns_and_sees_single_voxels(shuffle):
+    plain = small("conenet", separate=True, shuffle=shuffle)
+    network = small("conenet", separate=True, shuffle=shuffle, fine=4)
+    given = network.load_state_dict(plain.state_dict(), strict=False)
+    assert given.unexpected_keys == []
+    assert {key.split(".")[0] for key in given.missing_keys} == {"fine"}
+    field, mask = case()
+    with torch.no_grad():
+        expected, found = plain(field, mask, geometry_of()), network(field, mask, geometry_of())
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    network(field, mask, geometry_of())[-1].square().mean().backward()
+    assert network.fine.head.weight.grad.abs().amax(dim=(1, 2, 3, 4)).min() > 0  # of the map and of the leftover
+
+    with torch.no_grad():
+        network.fine.head.weight.normal_(std=0.1)
+        changed = network(field, mask, geometry_of())
+        entry = torch.zeros(1, network.fine.entry.in_channels * shuffle**3, *(n // shuffle for n in field.shape[2:]))
+        features, code = torch.zeros(1, network.head.in_channels, *entry.shape[2:]), torch.zeros(1, 32)
+        one = to_space(entry, shuffle).clone()
+        one[0, 0, 5, 6, 7] = 1.0
+        answer = to_space(network.fine(to_depth(one, shuffle), features, code), shuffle)
+        answer = answer - to_space(network.fine(entry, features, code), shuffle)
+    assert all((a - b).abs().max() > 1e-3 * a.abs().max() for a, b in zip(expected, changed, strict=True))
+    near = answer[0, :, 4:7, 5:8, 6:9].abs()
+    assert near.min() > 0
+    assert answer[0, :, 11:].abs().max() == 0  # five convolutions of three voxels reach no further
+
+
 def test_a_guided_conenet_sees_the_contrast_of_the_magnitude():
     network = small("conenet", guided=True)
     nn.init.normal_(network.head.weight, std=0.1)

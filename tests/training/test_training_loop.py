@@ -11,7 +11,7 @@ import pytest
 import torch
 from training_cases import tiny, write_heads
 
-from qsmprep.errors import CannotWriteError, DataError, QSMPrepError
+from qsmprep.errors import CannotWriteError, DataError, MissingFileError, QSMPrepError
 from qsmprep.networks.card import Card
 from qsmprep.networks.weights import save
 from qsmprep.training import loop
@@ -267,6 +267,31 @@ def test_weights_can_begin_a_network_that_separates(tmp_path):
         assert all(torch.equal(now[key], value) for key, value in before.state_dict().items())
     with pytest.raises(DataError, match=r"cannot begin .* they are of conenet"):
         start(separate=True, base=8)
+
+
+def test_a_checkpoint_goes_on_without_the_weights_that_it_began_with(tmp_path):
+    params = tiny(network="conenet", **SMALL["conenet"], steps=2)
+    save(begin(params, "cpu").network, Card("conenet", "ConeNet", params.model, ranges(params)), tmp_path)
+    params = dataclasses.replace(params, start=str(tmp_path / "conenet"))
+    train(params, NOTHING, NOTHING, tmp_path / "run")
+    (tmp_path / "conenet.json").unlink()
+    (tmp_path / "conenet.safetensors").unlink()
+    further = dataclasses.replace(params, steps=4)
+    assert train(further, NOTHING, NOTHING, tmp_path / "run").step == 4
+    with pytest.raises(MissingFileError):
+        train(further, NOTHING, NOTHING, tmp_path / "another")
+
+
+def test_weights_begin_a_network_of_more_passes_and_one_with_a_fine_stage(tmp_path):
+    params = tiny(network="conenet", **SMALL["conenet"])
+    model = {**params.model, "iterations": 1}
+    before = begin(dataclasses.replace(params, model=model), "cpu").network
+    save(before, Card("conenet", "ConeNet", model, ranges(params)), tmp_path, half=False)
+    for change in ({"iterations": 3}, {"iterations": 1, "fine": 4}):
+        how = dataclasses.replace(params, model={**model, **change}, seed=99, start=str(tmp_path / "conenet"))
+        now = begin(how, "cpu").network.state_dict()
+        assert all(torch.equal(now[key], value) for key, value in before.state_dict().items())
+        assert all(key.startswith("fine.") for key in now.keys() - before.state_dict().keys())
 
 
 def test_weights_of_another_size_begin_nothing(tmp_path):
