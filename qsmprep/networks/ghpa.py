@@ -22,9 +22,12 @@ class ChannelNorm(nn.Module):
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
         """Normalised volume, same shape."""
         centred = volume - volume.mean(dim=1, keepdim=True)
-        scaled = centred * torch.rsqrt(centred.square().mean(dim=1, keepdim=True) + self.eps)
         view = (1, -1) + (1,) * (volume.dim() - 2)
-        return scaled * self.weight.view(view) + self.bias.view(view)
+        if torch.is_grad_enabled():
+            scaled = centred * torch.rsqrt(centred.square().mean(dim=1, keepdim=True) + self.eps)
+            return scaled * self.weight.view(view) + self.bias.view(view)
+        size = torch.linalg.vector_norm(centred, dim=1, keepdim=True).square_().div_(volume.shape[1])
+        return centred.mul_(size.add_(self.eps).rsqrt_()).mul_(self.weight.view(view)).add_(self.bias.view(view))
 
 
 class PlaneAttention(nn.Module):
@@ -39,10 +42,11 @@ class PlaneAttention(nn.Module):
         )
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
-        """``(batch, channels, nx, ny, nz)``, same shape."""
+        """``(batch, channels, nx, ny, nz)``, same shape; without gradients ``volume`` itself, overwritten."""
         size = [n for axis, n in enumerate(volume.shape[2:]) if axis != self.along]
         plane = functional.interpolate(self.plane, size=size, mode="bilinear", align_corners=True)
-        return volume * self.mix(plane).unsqueeze(2 + self.along)
+        factor = self.mix(plane).unsqueeze(2 + self.along)
+        return volume * factor if torch.is_grad_enabled() else volume.mul_(factor)
 
 
 class DepthwiseConv(nn.Conv3d):
@@ -94,7 +98,18 @@ class GHPA(nn.Module):
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
         """``(batch, channels, nx, ny, nz)``, same shape."""
-        *groups, last = self.before(volume).chunk(4, dim=1)
+        normed = self.before(volume)
+        *groups, last = normed.chunk(4, dim=1)
         parts = [plane(part) for plane, part in zip(self.planes, groups, strict=True)]
-        mixed = self.mix(self.after(torch.cat([*parts, self.depth(last)], dim=1)))
-        return volume + mixed if self.residual else mixed
+        if torch.is_grad_enabled():
+            normed = torch.cat([*parts, self.depth(last)], dim=1)
+        else:  # all of it where it stands: memory decides how fast this is, and how large tiles may be
+            last.copy_(self.depth(last))
+        del groups, last, parts
+        mixed: torch.Tensor = self.after(normed)
+        del normed
+        for layer in self.mix:
+            mixed = layer(mixed)
+        if not self.residual:
+            return mixed
+        return volume + mixed if torch.is_grad_enabled() else mixed.add_(volume)

@@ -17,6 +17,7 @@ from qsmprep.core.parameters import ConeNetParams, LoopNetParams, MetaQSMParams,
 from qsmprep.core.results import Susceptibility
 from qsmprep.errors import OutOfMemoryError, UsageError
 from qsmprep.networks.adapt import Subject, adapt_physics, adapt_statistics
+from qsmprep.networks.allocation import reused_memory
 from qsmprep.networks.base import QSMNetwork
 from qsmprep.networks.card import Card, outside
 from qsmprep.networks.conenet import ConeNet
@@ -159,7 +160,8 @@ def invert(
         guide = None if image is None else frame.enter(image)
         runner = Runner(network, field / scale, inside, guide, Geometry(frame.grid, device=problem.device), params)
         info |= runner.adapt(frame, problem, float(scale))
-        chi, tiles = runner.run()
+        with reused_memory(problem.device):
+            chi, tiles = runner.run()
     info["tiles"] = tiles
     return Susceptibility(problem.paste(frame.leave(chi * scale)), iterations=count, info=info)
 

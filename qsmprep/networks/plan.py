@@ -27,8 +27,11 @@ PHYSICS_BYTES = 250
 WORKING_BYTES = 45
 """Memory of the convolutions per voxel and channel of the first level: 35 to 42 measured."""
 
-ATTENTION_BYTES = 90
-"""The same with GHPA: 68 to 87 measured."""
+ATTENTION_BYTES = 50
+"""The same with GHPA: 36 measured, since it works where its volumes stand."""
+
+FINE_BYTES = 25
+"""Memory of ConeNet's stage on the full grid per voxel of that grid and channel: 21 measured."""
 
 SHARE = 0.8
 """Part of the free memory that is planned with."""
@@ -83,7 +86,9 @@ def working_bytes(network: QSMNetwork) -> float:
     head = network.head
     width = head.shape[1] if isinstance(head, WPConv) else head.in_channels
     attention = any(isinstance(module, GHPA) for module in network.modules())
-    return width * (ATTENTION_BYTES if attention else WORKING_BYTES)
+    fine = getattr(network, "fine", None)
+    extra = 0 if fine is None else FINE_BYTES * fine.entry.out_channels * network.shuffle**3
+    return width * (ATTENTION_BYTES if attention else WORKING_BYTES) + extra
 
 
 def free_bytes(device: torch.device) -> float:
