@@ -95,7 +95,8 @@ def starting_weights(params: TrainParams) -> dict[str, torch.Tensor]:
             continue
         where = Path(name)
         given, card = load(where.name, where.parent if where.parent != Path() else None)
-        fixed = {key: value for key, value in dict(card.config).items() if key != "iterations"}  # whose weights are shared
+        # passes share their weights
+        fixed = {key: value for key, value in dict(card.config).items() if key != "iterations"}
         if card.network not in networks or not fixed.items() <= (wanted or {}).items():
             raise DataError(
                 f"training cannot begin with the weights {name}: they are of {card.network} {dict(card.config)}",
