@@ -38,8 +38,8 @@ with suppress(MemoryError), reused_memory(torch.device("cpu")) as changed:
     inside, kept = work(), resident_mb()
     if FAIL:
         raise MemoryError
-told = {"changed": changed, "outside": outside, "inside": inside, "kept": kept - before, "after": resident_mb() - before}
-print(json.dumps(told))
+told = {"changed": changed, "outside": outside, "inside": inside, "kept": kept - before}
+print(json.dumps({**told, "after": resident_mb() - before}))
 """
 """In a process of its own: what is freed depends on all that the C library was asked for before."""
 
