@@ -22,9 +22,10 @@ def reused_memory(device: torch.device) -> Iterator[bool]:
     """Keep memory that is freed for the next volume, rather than give it back and take it again.
 
     A network asks for hundreds of volumes, each of which the system would hand out as pages to be cleared at
-    their first use. On a head of 128 x 128 x 96 voxels and two cores ConeNet took 21 s instead of 25 and LoopNet (whose
-    attention works in place since as well) 28 instead of 43, with a fifth more memory at the peak. Afterwards all is given back. Does nothing on a
-    GPU, whose allocator does the same, where there is no GNU C library, and in threads other than the first.
+    their first use. On a head of 128 x 128 x 96 voxels and two cores ConeNet took 21 s instead of 25 and
+    LoopNet (whose attention works in place since as well) 28 instead of 43, with a fifth more memory at the peak.
+    Afterwards all is given back. Does nothing on a GPU, whose allocator does the same, where there is no GNU C
+    library, and in threads other than the first.
 
     Parameters
     ----------
