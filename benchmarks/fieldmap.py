@@ -280,16 +280,21 @@ def chi_rows(
 
 
 def averages(rows: Sequence[Row], kind: str, by: Sequence[str]) -> list[Row]:
-    """Means over heads of the numbers of one kind of row, in the order of first sight."""
+    """Means over heads of the numbers of one kind of row, in the order of first sight; of seconds the median."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         if row["kind"] == kind:
             groups.setdefault(tuple(row[name] for name in by), []).append(row)
     numbers = [name for name in next(iter(groups.values()))[0] if name not in ("kind", "head", *by)]
     return [
-        {**dict(zip(by, key, strict=True)), **{name: float(np.mean([r[name] for r in group])) for name in numbers}}
+        {**dict(zip(by, key, strict=True)), **{name: typical(name, [r[name] for r in group]) for name in numbers}}
         for key, group in groups.items()
     ]
+
+
+def typical(name: str, values: Sequence[float]) -> float:
+    """The mean over heads; of seconds the median, which a run that had to wait does not change."""
+    return float(np.median(values) if name == "seconds" else np.mean(values))
 
 
 def ratios(rows: Sequence[Row]) -> list[Row]:
@@ -324,7 +329,7 @@ def report(rows: Sequence[Row]) -> str:
     ]
     return "\n\n".join(
         [
-            f"Local field from phase, mean over {n} heads. The last columns compare methods at equal mask: "
+            f"Local field from phase, mean over {n} heads (seconds: median). The last columns compare methods at equal mask: "
             "where published V-SHARP is valid, and where published RESHARP is as well.",
             markdown(named[0]),
             "Susceptibility from phase:",

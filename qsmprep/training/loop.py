@@ -77,6 +77,8 @@ def load_over(network: nn.Module, tensors: dict[str, torch.Tensor], params: Trai
 def starting_weights(params: TrainParams) -> dict[str, torch.Tensor]:
     """The weights that training begins with, of the files that ``start`` and ``segmenter`` name.
 
+    They may be of a smaller network of the same kind, and of any number of passes.
+
     Raises
     ------
     DataError

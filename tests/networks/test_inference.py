@@ -354,6 +354,14 @@ def test_memory_of_every_network_is_known(name):
     assert 0 < 2 * narrow == wide
 
 
+def test_memory_of_the_stage_on_the_full_grid_is_counted():
+    """By its channels, and per voxel of the full grid, of which there are more."""
+    bare, thin, thick = (plan.working_bytes(build("conenet", {"base": 4, "fine": fine})) for fine in (0, 4, 8))
+    assert bare < thin
+    assert thick - bare == 2 * (thin - bare)
+    assert thin - bare > 8 * 4 * 4  # float32 of the full grid: eight voxels for each one of the half-resolution grid
+
+
 # --- what is shipped ----------------------------------------------------------------------------
 
 

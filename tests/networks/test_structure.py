@@ -232,6 +232,23 @@ def test_ghpa_covers_all_three_planes_and_adds_to_its_input():
         assert bare(volume).abs().max() > 0
 
 
+@pytest.mark.parametrize("residual", [True, False])
+def test_ghpa_is_the_same_without_gradients_and_leaves_its_input(residual):
+    """Without them it works in place, which must neither reach its input nor change what it gives."""
+    torch.manual_seed(0)
+    attention = GHPA(8, residual=residual)
+    with torch.no_grad():
+        for parameter in attention.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    volume = torch.randn(2, 8, 5, 6, 7)
+    kept = volume.clone()
+    trained = attention(volume).detach()
+    with torch.no_grad():
+        run = attention(volume)
+    assert torch.equal(volume, kept)
+    assert (run - trained).abs().max() <= 1e-5 * trained.abs().max()
+
+
 # Meta-QSM
 
 
