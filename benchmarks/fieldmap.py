@@ -329,8 +329,8 @@ def report(rows: Sequence[Row]) -> str:
     ]
     return "\n\n".join(
         [
-            f"Local field from phase, mean over {n} heads (seconds: median). The last columns compare methods at equal mask: "
-            "where published V-SHARP is valid, and where published RESHARP is as well.",
+            f"Local field from phase, mean over {n} heads (seconds: median). The last columns compare methods at equal "
+            "mask: where published V-SHARP is valid, and where published RESHARP is as well.",
             markdown(named[0]),
             "Susceptibility from phase:",
             markdown(named[1]),
