@@ -6,12 +6,17 @@ below itself and lowers it around its equator.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.fft import next_fast_len
 
 from qsmprep.core.grid import Grid
+
+AT_ONCE = 2**20
+"""Points of k-space that are computed at once, in double precision: a kernel's memory is that of its result."""
 
 
 def padded_shape(shape: tuple[int, ...], factor: float = 2.0) -> tuple[int, int, int]:
@@ -72,15 +77,27 @@ def dipole_kernel(
         view[axis] = -1
         squares.append(torch.from_numpy(k**2).view(view).to(device))
         odds.append(torch.from_numpy(odd).view(view).to(device))
-    bx, by, bz = grid.b0_dir
+    nx, ny, nz = grid.shape
+    kernel = torch.empty((nx, ny, nz // 2 + 1), device=device, dtype=dtype)
+    rows = max(1, AT_ONCE // (ny * (nz // 2 + 1)))
+    for first in range(0, nx, rows):
+        part = slice(first, first + rows)
+        kernel[part] = _quotient([squares[0][part], *squares[1:]], [odds[0][part], *odds[1:]], grid.b0_dir)
+    kernel[0, 0, 0] = 0.0
+    return kernel
+
+
+def _quotient(
+    squares: Sequence[torch.Tensor], odds: Sequence[torch.Tensor], b0_dir: tuple[float, float, float]
+) -> torch.Tensor:
+    """1/3 less the squared cosine of the angle to B0, in double precision; 1/3 at the origin."""
+    bx, by, bz = b0_dir
     k2 = squares[0] + squares[1] + squares[2]
     kb2 = bx * bx * squares[0] + by * by * squares[1] + bz * bz * squares[2]
     kb2 = kb2 + 2 * (bx * by * odds[0] * odds[1])
-    kb2 = kb2 + 2 * (bx * bz * odds[0] + by * bz * odds[1]) * odds[2]
-    k2[0, 0, 0] = 1.0
-    kernel = 1.0 / 3.0 - kb2 / k2
-    kernel[0, 0, 0] = 0.0
-    return kernel.to(dtype)
+    kb2 += 2 * (bx * bz * odds[0] + by * bz * odds[1]) * odds[2]
+    k2.masked_fill_(k2 == 0.0, 1.0)
+    return kb2.div_(k2).neg_().add_(1.0 / 3.0)
 
 
 def convolve(volume: torch.Tensor, kernel: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:

@@ -100,7 +100,9 @@ def remove_offset(
     scale = float(pair[inside].max()) or 1.0
     signal = np.where(inside, pair / scale, 0).astype(np.float32) * _turn(raw)
     offset = _smooth_phase(signal, grid, params)
-    corrected = np.stack([wrap(echo - offset) for echo in phase])
+    corrected = np.empty_like(phase)
+    for echo, before in zip(corrected, phase, strict=True):
+        echo[...] = wrap(before - offset)
     return OffsetRemoval(corrected, offset, True, {"offset": "MCPC-3D-S", **asdict(params)})
 
 

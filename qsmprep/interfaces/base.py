@@ -19,6 +19,7 @@ from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, trai
 from numpy.typing import NDArray
 
 from qsmprep.bids.write import cannot_write
+from qsmprep.core import allocation
 from qsmprep.core.device import is_out_of_memory
 from qsmprep.core.grid import Grid
 from qsmprep.core.methods import METHODS
@@ -69,8 +70,8 @@ class Step(SimpleInterface):
         failure = folder / FAILURE_FILE
         failure.unlink(missing_ok=True)
         limit_threads(self.inputs.num_threads)
-        usage.keep(self.iterates)
-        usage.release()
+        allocation.keep(self.iterates)
+        allocation.release()
         usage.forget_peak()
         begun = time.monotonic()
         try:

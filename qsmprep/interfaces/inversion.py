@@ -94,7 +94,7 @@ class Invert(base.Step):
         """Load, invert, save."""
         local_hz, image = base.load(self.inputs.local_hz)
         weights, _ = base.load(self.inputs.weights)
-        magnitude, _ = base.load_echoes(self.inputs.magnitude)
+        magnitude = combined(base.load_echoes(self.inputs.magnitude)[0])
         device = resolve_device(self.inputs.device)
         function, params = self.method()
         result = function(
@@ -103,7 +103,7 @@ class Invert(base.Step):
             base.grid_of(image),
             params,
             weights=weights,
-            magnitude=combined(magnitude),
+            magnitude=magnitude,
             rad_per_ppm=rad_per_ppm(self.inputs.b0_t, self.inputs.te_s),
             device=device,
             **self._extras(image),

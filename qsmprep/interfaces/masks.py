@@ -99,7 +99,10 @@ def placed(method: Method, device: str) -> dict[str, str]:
 
 def combined(magnitude: NDArray[np.float32]) -> NDArray[np.float32]:
     """Root mean square over the echoes."""
-    return np.sqrt(np.mean(np.square(magnitude), axis=0, dtype=np.float32))
+    total = np.zeros(magnitude.shape[1:], dtype=np.float32)
+    for echo in magnitude:
+        total += np.square(echo)
+    return np.sqrt(total / np.float32(len(magnitude)))
 
 
 class QSMMaskInputSpec(base.MethodInputSpec):

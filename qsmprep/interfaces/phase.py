@@ -202,10 +202,11 @@ class Unwrap(base.Step):
         offset = METHODS.get("offset", self.inputs.offset_method)
         offset_params = offset.configure(self.inputs.offset_parameters)
         removal = offset.load()(phase, magnitude, mask, te_s, grid, offset_params)
+        del phase
         corrected = removal.phase_rad
+        quality = voxel_quality(corrected, magnitude, te_s)
         function, params = self.method()
         unwrapped = function(corrected, magnitude, mask, te_s, grid, params)
-        quality = voxel_quality(corrected, magnitude, te_s)
         return {
             "unwrapped": base.save(folder, "unwrapped", unwrapped.phase_rad, image),
             "phase": base.save(folder, "phase", corrected, image),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -12,30 +11,6 @@ USAGE_FILE = "usage.json"
 
 _RESET = "5"
 """What the kernel takes as the order to forget the peak (proc(5), clear_refs)."""
-
-
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
-_KEPT_BYTES = {True: 2**30, False: 2**25}
-"""Blocks up to this size, and twice as much free memory, stay with the process until :func:`release`."""
-
-
-def keep(much: bool) -> None:
-    """Let the allocator keep what a step frees for the next volume that it needs, or not much of it (glibc only).
-
-    Above 32 MB it otherwise asks the system for every volume and gives it back: the pages are then cleared again for
-    each operation, which takes several times as long as the operation. That pays for iterations over volumes of one
-    size; for volumes of many sizes what is kept only adds to the peak.
-    """
-    with suppress(OSError, AttributeError):
-        library = ctypes.CDLL("libc.so.6")
-        library.mallopt(_MMAP_THRESHOLD, _KEPT_BYTES[much])
-        library.mallopt(_TRIM_THRESHOLD, 2 * _KEPT_BYTES[much] - 1)
-
-
-def release() -> None:
-    """Give back to the system what earlier steps of this process freed and the allocator kept (glibc only)."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def forget_peak() -> None:

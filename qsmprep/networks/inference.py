@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from qsmprep.core.allocation import reused_memory
 from qsmprep.core.device import is_out_of_memory
 from qsmprep.core.grid import Grid
 from qsmprep.core.inversion.problem import Problem, Volume, prepare
@@ -17,7 +18,6 @@ from qsmprep.core.parameters import ConeNetParams, LoopNetParams, MetaQSMParams,
 from qsmprep.core.results import Susceptibility
 from qsmprep.errors import OutOfMemoryError, UsageError
 from qsmprep.networks.adapt import Subject, adapt_physics, adapt_statistics
-from qsmprep.networks.allocation import reused_memory
 from qsmprep.networks.base import QSMNetwork
 from qsmprep.networks.card import Card, outside
 from qsmprep.networks.conenet import ConeNet

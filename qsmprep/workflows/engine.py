@@ -70,6 +70,7 @@ def quiet_nipype(level: int) -> None:
 
 
 def _start_worker(cwd: Path, level: int) -> None:
+    gc.freeze()  # what was imported stays: looking for garbage after every step need not go through it
     os.chdir(cwd)
     quiet_nipype(level)
 

@@ -13,6 +13,7 @@ from scans import SHAPE, write_cohort
 
 from qsmprep.bids.preflight import preflight
 from qsmprep.cli.parser import parse_settings
+from qsmprep.core import allocation
 from qsmprep.core.grid import Grid
 from qsmprep.interfaces import base, usage
 from qsmprep.reports.record import read_records
@@ -63,7 +64,7 @@ def test_a_step_says_what_it_took(tmp_path):
     assert taken["seconds"] > 0
     assert before is not None and 280 < taken["peak_mb"] < before + 400
     assert usage.read_peak_mb(tmp_path) == taken["peak_mb"]
-    usage.release()
+    allocation.release()
     usage.forget_peak()
     assert usage.peak_mb() < taken["peak_mb"] - 200
     assert usage.read_peak_mb(tmp_path / "absent") is None
@@ -92,15 +93,15 @@ def faults_of_volumes() -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator of glibc only")
 def test_iterations_take_their_volumes_from_what_is_kept():
-    usage.keep(False)
+    allocation.keep(False)
     fresh = faults_of_volumes()
     if fresh * resource.getpagesize() < 10 * 48 * 2**20 / 2:
         pytest.skip("the system gives huge pages: they cannot be counted")
     try:
-        usage.keep(True)
+        allocation.keep(True)
         faults_of_volumes()
         assert faults_of_volumes() < 0.25 * fresh  # one volume of ten may be new: others' small blocks lie in the way
     finally:
-        usage.keep(False)
-        usage.release()
+        allocation.keep(False)
+        allocation.release()
     assert faults_of_volumes() > 0.5 * fresh, "what is freed goes back at once"

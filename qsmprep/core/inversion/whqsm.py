@@ -127,25 +127,30 @@ def solve(problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: f
     weight = Weight(params.weight, SHARE, problem)
     hessian = factor * harmonic.laplacian * space.dipole
     split = TotalVariation(space, hessian, weight.value, params.rho, relaxation=RELAXATION)
+    del hessian
     dual = torch.zeros_like(problem.field_ppm)
     target, old = space.pad(problem.field_ppm), torch.zeros_like(problem.field_ppm)
     close = target.clone()
     change, done = 1.0, 0
     while True:
         wanted = torch.fft.rfftn(target)
+        del target
         spectrum = split.spectrum((wanted * harmonic.laplacian).sub_(harmonic.pull).mul_(factor))
         chi = space.ifft(spectrum)
-        change = relative_change(chi[part] * problem.mask, old)
-        old = chi[part] * problem.mask
+        new = chi[part] * problem.mask
+        change, old = relative_change(new, old), new
         spectrum *= space.dipole
         background = harmonic.solve(wanted.sub_(spectrum))
         target = space.ifft(spectrum.add_(background))
+        del spectrum, wanted
         if done >= params.max_iter or change < params.tolerance:
             break
         if weight.due(done):
             split.set_weight(weight.renew(term.misfit(target[part])))
         split.shrink(chi)
+        del chi
         harmonic.shrink(background)
+        del background
         close.lerp_(target, RELAXATION)
         seen = close[part] + dual
         close[part] = term.proximal(seen)

@@ -72,9 +72,11 @@ def check_inputs(
 
 def unwrapped_volume(phase_rad: Volume, wraps: NDArray[np.integer], mask: Mask) -> Volume:
     """Wrapped phase plus 2 pi times the wraps, zero outside the mask."""
+    result = np.zeros(phase_rad.shape, np.float32)
     if phase_rad.ndim > mask.ndim:  # one echo after the other: the sum is made in double precision
-        return np.stack([unwrapped_volume(phase, n, mask) for phase, n in zip(phase_rad, wraps, strict=True)])
-    result = np.zeros(mask.shape, np.float32)
+        for echo, phase, n in zip(result, phase_rad, wraps, strict=True):
+            echo[...] = unwrapped_volume(phase, n, mask)
+        return result
     result[mask] = phase_rad[mask].astype(np.float64) + TWO_PI * wraps[mask]
     return result
 
@@ -219,5 +221,5 @@ def exact_result(phase_rad: Volume, wraps: NDArray[np.int32], mask: Mask, info: 
         phase_rad=unwrapped_volume(phase_rad, wraps, mask),
         exact=True,
         info=info,
-        wraps=np.where(mask, wraps, 0).astype(np.int16),
+        wraps=np.where(mask, wraps.astype(np.int16), np.int16(0)),
     )
