@@ -36,7 +36,8 @@ def keep(much: bool) -> bool:
     library = _gnu()
     if library is None:
         return False
-    return all([library.mallopt(name, value) for name, value in (KEEPING if much else GIVING_BACK).items()])
+    taken = [library.mallopt(name, value) for name, value in (KEEPING if much else GIVING_BACK).items()]
+    return all(taken)
 
 
 def release() -> None:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from qsmprep.core.dipole import dipole_kernel, forward_field, padded_shape
-from qsmprep.core.grid import Grid
+from qsmprep.core.grid import Grid, bounding_box
 from qsmprep.core.kspace import spatial_frequency
 from qsmprep.core.results import FloatVolume, Mask
 from qsmprep.errors import DataError
@@ -78,6 +78,9 @@ def check_kernel(field_ppm: FloatVolume, chi_ppm: FloatVolume, mask: Mask, grid:
         )
     if not mask.any() or np.ptp(field_ppm[mask]) == 0 or np.ptp(chi_ppm[mask]) == 0:
         raise DataError("field or map is the same everywhere in the mask", expected="values that differ")
+    box = bounding_box(mask)
+    field_ppm, chi_ppm, mask = field_ppm[box], chi_ppm[box], mask[box]
+    grid = grid.with_shape(mask.shape)
     field, chi = (np.where(mask, volume - volume[mask].mean(), 0).astype(np.float32) for volume in (field_ppm, chi_ppm))
     predicted = forward_field(chi, grid, pad_factor=PAD)
     wide = grid.with_shape(padded_shape(grid.shape, PAD))

@@ -92,13 +92,14 @@ class Invert(base.Step):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """Load, invert, save."""
-        local_hz, image = base.load(self.inputs.local_hz)
+        field_ppm, image = base.load(self.inputs.local_hz)
+        field_ppm = field_ppm / np.float32(hz_per_ppm(self.inputs.b0_t))
         weights, _ = base.load(self.inputs.weights)
         magnitude = combined(base.load_echoes(self.inputs.magnitude)[0])
         device = resolve_device(self.inputs.device)
         function, params = self.method()
         result = function(
-            local_hz / np.float32(hz_per_ppm(self.inputs.b0_t)),
+            field_ppm,
             base.load_mask(self.inputs.mask),
             base.grid_of(image),
             params,

@@ -27,8 +27,8 @@ PHYSICS_BYTES = 250
 WORKING_BYTES = 45
 """Memory of the convolutions per voxel and channel of the first level: 35 to 42 measured."""
 
-ATTENTION_BYTES = 50
-"""The same with GHPA: 36 measured, since it works where its volumes stand."""
+ATTENTION_BYTES = 60
+"""The same with GHPA: 51 to 57 measured where freed memory is kept, 47 else."""
 
 FINE_BYTES = 25
 """Memory of ConeNet's stage on the full grid per voxel of that grid and channel: 21 measured."""

@@ -303,17 +303,21 @@ def data_consistency(
     from qsmprep.core.dipole import forward_field
 
     region = _region(mask)
-    chi = np.where(region, _finite(chi_ppm, region, "chi_ppm"), 0.0)
-    field = _finite(field_ppm, region, "field_ppm")
+    chi, field = _finite(chi_ppm, region, "chi_ppm"), _finite(field_ppm, region, "field_ppm")
     if region.shape != grid.shape:
         raise DataError(f"the grid has shape {grid.shape}", expected=f"{region.shape}, the shape of the mask")
-    predicted = forward_field(chi, grid, device=device).astype(np.float64)
-    constant = forward_field(region.astype(np.float32), grid, device=device).astype(np.float64)
-    size, scale = float(np.linalg.norm(field[region])), float(np.sum(constant[region] ** 2))
-    shift = float(np.sum(constant[region] * (field - predicted)[region]) / scale) if scale > 0 else 0.0
-    predicted = np.where(region, predicted + shift * constant, 0.0)
-    nrmse = float(np.linalg.norm((predicted - field)[region]) / size) if size > 0 else math.nan
-    return Consistency(nrmse, predicted.astype(np.float32), shift)
+    measured = field[region]
+    sources = (np.where(region, chi, 0), region)
+    predicted, constant = (
+        forward_field(source.astype(np.float32), grid, device=device)[region].astype(np.float64) for source in sources
+    )
+    size, scale = float(np.linalg.norm(measured)), float(np.sum(constant**2))
+    shift = float(np.sum(constant * (measured - predicted)) / scale) if scale > 0 else 0.0
+    predicted += shift * constant
+    nrmse = float(np.linalg.norm(predicted - measured) / size) if size > 0 else math.nan
+    result = np.zeros(region.shape, np.float32)
+    result[region] = predicted
+    return Consistency(nrmse, result, shift)
 
 
 def edge_distance_mm(mask: ArrayLike, grid: Grid) -> NDArray[np.float64]:

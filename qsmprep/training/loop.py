@@ -77,7 +77,7 @@ def load_over(network: nn.Module, tensors: dict[str, torch.Tensor], params: Trai
 def starting_weights(params: TrainParams) -> dict[str, torch.Tensor]:
     """The weights that training begins with, of the files that ``start`` and ``segmenter`` name.
 
-    They may be of a smaller network of the same kind, and of any number of passes.
+    They may be of a smaller network of the same kind; those of ConeNet of any number of passes.
 
     Raises
     ------
@@ -97,8 +97,9 @@ def starting_weights(params: TrainParams) -> dict[str, torch.Tensor]:
             continue
         where = Path(name)
         given, card = load(where.name, where.parent if where.parent != Path() else None)
-        # passes share their weights
-        fixed = {key: value for key, value in dict(card.config).items() if key != "iterations"}
+        # ConeNet's passes share all they have, LoopNet's have statistics of their own
+        free = {"iterations"} if card.network == "conenet" else set()
+        fixed = {key: value for key, value in dict(card.config).items() if key not in free}
         if card.network not in networks or not fixed.items() <= (wanted or {}).items():
             raise DataError(
                 f"training cannot begin with the weights {name}: they are of {card.network} {dict(card.config)}",

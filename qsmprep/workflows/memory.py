@@ -35,8 +35,15 @@ BYTES: dict[str, tuple[float, float]] = {
 From peaks at 166 x 214 x 176 voxels and 5 echoes (``benchmarks/step_cost.py``), a fifth added.
 """
 
-LEARNED_BYTES = 700
-"""Bytes for each voxel of a learned inversion."""
+LEARNED_BYTES = 1100
+"""Bytes for each voxel of a learned inversion, up to `LEARNED_MOST_GB`: LoopNet, the largest, took 1055 for each
+voxel of the box that it works in."""
+
+LEARNED_MOST_GB = 5.5
+"""Where learned inversions begin to work in tiles (``CPU_LIMIT`` of :mod:`qsmprep.networks.plan`)."""
+
+TILED_BYTES = 400
+"""Bytes for each voxel of a learned inversion in tiles."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +57,11 @@ class Size:
         """Memory of a node in GB; nothing but the base for one that the table does not know."""
         key = max((key for key in BYTES if name.startswith(key)), key=len, default="")
         voxel, echo = BYTES.get(key, (0, 0))
-        voxel = max(voxel, LEARNED_BYTES) if learned else voxel
-        return BASE_GB + (voxel + echo * self.n_echoes) * self.n_voxels / 1e9
+        need_gb = (voxel + echo * self.n_echoes) * self.n_voxels / 1e9
+        if learned:
+            whole_gb = LEARNED_BYTES * self.n_voxels / 1e9
+            need_gb = min(whole_gb, max(LEARNED_MOST_GB, TILED_BYTES * self.n_voxels / 1e9))
+        return BASE_GB + need_gb
 
 
 def estimate_memory(workflow: LiterateWorkflow, size: Size, learned: frozenset[str] = frozenset()) -> None:

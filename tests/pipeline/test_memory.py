@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import resource
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -16,9 +18,10 @@ from qsmprep.cli.parser import parse_settings
 from qsmprep.core import allocation
 from qsmprep.core.grid import Grid
 from qsmprep.interfaces import base, usage
+from qsmprep.networks.plan import CPU_LIMIT
 from qsmprep.reports.record import read_records
 from qsmprep.workflows.base import init_qsmprep_wf
-from qsmprep.workflows.memory import BASE_GB, Size
+from qsmprep.workflows.memory import BASE_GB, LEARNED_MOST_GB, Size
 
 
 def graph(tmp_path, shape, *words):
@@ -105,3 +108,34 @@ def test_iterations_take_their_volumes_from_what_is_kept():
         allocation.keep(False)
         allocation.release()
     assert faults_of_volumes() > 0.5 * fresh, "what is freed goes back at once"
+
+
+def test_a_learned_inversion_stays_within_its_estimate(tmp_path):
+    """The largest network on a mask that fills the image, where nothing is saved by cutting to its box."""
+    script = """
+import json, torch, numpy as np
+from qsmprep.core import allocation
+from qsmprep.core.grid import Grid
+from qsmprep.core.methods import METHODS
+from qsmprep.interfaces import usage
+torch.set_num_threads(1)
+shape = (96, 96, 96)
+field = np.random.default_rng(0).normal(0, 0.02, shape).astype(np.float32)
+method = METHODS.get("inversion", "loopnet")
+run = method.load()
+allocation.keep(True)
+usage.forget_peak()
+run(field, np.ones(shape, bool), Grid(shape, (1.0, 1.0, 1.0)), method.configure({"ensemble": "none"}))
+print(json.dumps(usage.peak_mb()))
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd=tmp_path)
+    peak_gb = json.loads(done.stdout.splitlines()[-1]) / 1e3
+    estimate = Size(96**3, 1).estimate_gb("invert_loopnet", learned=True)
+    assert peak_gb < 1.25 * estimate  # the margin around the box counts more on a small image than on a head's
+
+
+def test_learned_inversions_need_no_more_once_they_work_in_tiles():
+    sizes = [Size(10**6 * n, 1).estimate_gb("invert_loopnet", learned=True) - BASE_GB for n in (1, 4, 8, 12)]
+    assert sizes == sorted(sizes)
+    assert sizes[1] == pytest.approx(4 * sizes[0])
+    assert sizes[3] == sizes[2] == LEARNED_MOST_GB == pytest.approx(CPU_LIMIT / 1e9)

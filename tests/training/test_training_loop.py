@@ -294,6 +294,16 @@ def test_weights_begin_a_network_of_more_passes_and_one_with_a_fine_stage(tmp_pa
         assert all(key.startswith("fine.") for key in now.keys() - before.state_dict().keys())
 
 
+def test_weights_of_loopnet_begin_no_other_number_of_passes(tmp_path):
+    """Every pass has statistics of its own."""
+    params = tiny(network="loopnet", **SMALL["loopnet"])
+    save(begin(params, "cpu").network, Card("loopnet", "LoopNet", params.model, ranges(params)), tmp_path)
+    how = dataclasses.replace(params, start=str(tmp_path / "loopnet"))
+    begin(how, "cpu")
+    with pytest.raises(DataError, match=r"cannot begin .* they are of loopnet .*'iterations': 2"):
+        begin(dataclasses.replace(how, model={**params.model, "iterations": 3}), "cpu")
+
+
 def test_weights_of_another_size_begin_nothing(tmp_path):
     """Where no entry that both have tells them apart, and where the weights are of the larger network."""
     params = tiny(network="conenet", model={"base": 4, "depth": 2}, patches=[[16, 16, 16]])

@@ -29,12 +29,12 @@ class PhaseTerm:
 
     def __init__(self, problem: Problem, rad_per_ppm: float, penalty: float) -> None:
         self.field_ppm = problem.field_ppm
-        self.weights2 = problem.weights**2
+        self.weights = problem.weights
         self.scale = rad_per_ppm
         self.penalty = penalty
         self._seen = problem.mask.reshape(-1).nonzero().squeeze(1)
         self._seen_field = self.field_ppm.reshape(-1)[self._seen]
-        self._seen_weights2 = self.weights2.reshape(-1)[self._seen]
+        self._seen_weights2 = self.weights.reshape(-1)[self._seen] ** 2
 
     def proximal(self, v: torch.Tensor) -> torch.Tensor:
         r"""The :math:`z` that minimises the data term plus :math:`\frac{\mu}{2}\|z - v\|^2`, voxel by voxel.
@@ -62,4 +62,4 @@ class PhaseTerm:
 
     def residual(self, field: torch.Tensor, mask: torch.Tensor) -> float:
         """Weighted root mean square of the misfit of the phase in ppm."""
-        return math.sqrt(float((self.misfit(field) ** 2 * self.weights2).sum()) / float(mask.sum()))
+        return math.sqrt(float((self.misfit(field) ** 2 * self.weights**2).sum()) / float(mask.sum()))
