@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import torch
 
@@ -27,8 +28,9 @@ PHYSICS_BYTES = 250
 WORKING_BYTES = 45
 """Memory of the convolutions per voxel and channel of the first level: 35 to 42 measured."""
 
-ATTENTION_BYTES = 60
-"""The same with GHPA: 51 to 57 measured where freed memory is kept, 47 else."""
+ATTENTION_BYTES = 54
+"""The same with GHPA: 51 to 57 measured where freed memory is kept, 47 else. With the memory of the transforms, which
+is not needed at the same time, that is more than the 1055 bytes a voxel that LoopNet took in all."""
 
 FINE_BYTES = 25
 """Memory of ConeNet's stage on the full grid per voxel of that grid and channel: 21 measured."""
@@ -41,7 +43,7 @@ CPU_LIMIT = 5.5e9
 
 
 def plan_tiles(network: QSMNetwork, shape: tuple[int, ...], tile: int, device: torch.device) -> Tiles:
-    """Tiles of ``tile`` voxels, or (0) the whole volume where memory allows it, else the largest that fit.
+    """Tiles of ``tile`` voxels, or (0) the whole volume where memory allows it, else those that fit with least work.
 
     Parameters
     ----------
@@ -63,14 +65,33 @@ def plan_tiles(network: QSMNetwork, shape: tuple[int, ...], tile: int, device: t
     need = working_bytes(network)
     if need * voxels <= free:
         return Tiles(0, overlap, align)
-    edge = int((max(free, 0) / need) ** (1 / 3)) // align * align
-    return Tiles(max(edge, overlap + align), overlap, align)
+    return Tiles(_cheapest(shape, free / need, align, overlap), overlap, align)
+
+
+def _cheapest(shape: tuple[int, ...], most: float, align: int, overlap: int) -> tuple[int, int, int]:
+    """Edges of tiles of at most so many voxels that cover a volume with the fewest voxels in all; else the least."""
+    least = overlap + align
+    axes: list[list[tuple[int, int]]] = []  # of every axis: the edge, and the voxels of its row of tiles
+    for n in shape:
+        choices = [(n, n)]
+        for count in range(2, n // align + 1):
+            edge = -(-(n + (count - 1) * overlap) // count // align) * align
+            if edge < least:
+                break
+            choices.append((edge, count * edge))
+        axes.append(choices)
+    fitting = [tiles for tiles in product(*axes) if math.prod(edge for edge, _ in tiles) <= most]
+    if not fitting:
+        return (least, least, least)
+    best = min(fitting, key=lambda tiles: (math.prod(row for _, row in tiles), -min(edge for edge, _ in tiles)))
+    x, y, z = (edge for edge, _ in best)
+    return x, y, z
 
 
 def smaller(network: QSMNetwork, tiles: Tiles, shape: tuple[int, ...]) -> Tiles | None:
     """Tiles of about half the edge; None when there are none."""
     align, overlap = _steps(network)
-    now = min(tiles.edge, max(shape)) if tiles.edge > 0 else max(shape)
+    now = max(tiles.edges(shape))
     edge = max(now // 2 // align * align, overlap + align)
     return Tiles(edge, overlap, align) if edge < now else None
 

@@ -22,31 +22,34 @@ class Tiles:
 
     Parameters
     ----------
-    edge : int
-        Of a tile with its overlap, in voxels of the volumes; a multiple of ``align``. 0 means no tiles.
+    edge : int or (3,) tuple of int
+        Of a tile with its overlap, in voxels of the volumes, along all axes or each; multiples of ``align``. 0 means
+        no tiles.
     overlap : int
         Of neighbouring tiles, less than ``edge``; a multiple of ``align``.
     align : int
         See above.
     """
 
-    edge: int = 0
+    edge: int | tuple[int, int, int] = 0
     overlap: int = 0
     align: int = 1
 
+    def edges(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Lengths of a tile of a volume along each axis."""
+        wanted = (self.edge,) * 3 if isinstance(self.edge, int) else self.edge
+        return tuple(min(edge, n) if edge > 0 else n for edge, n in zip(wanted, shape[-3:], strict=True))
+
     def count(self, shape: tuple[int, ...]) -> int:
         """How many tiles a volume is cut into."""
-        return math.prod(len(self._starts(n)) for n in shape[-3:])
+        return math.prod(len(self._starts(*pair)) for pair in zip(shape[-3:], self.edges(shape), strict=True))
 
-    def _starts(self, n: int) -> list[int]:
-        if self.edge <= 0 or n <= self.edge:
-            return [0]
-        return [*range(0, n - self.edge, self.edge - self.overlap), n - self.edge]
+    def _starts(self, n: int, edge: int) -> list[int]:
+        return [0] if edge >= n else [*range(0, n - edge, edge - self.overlap), n - edge]
 
-    def _shares(self, n: int) -> list[torch.Tensor]:
+    def _shares(self, n: int, edge: int) -> list[torch.Tensor]:
         """How much each tile along an axis counts at each of its voxels; the shares of a voxel add up to one."""
-        starts = self._starts(n)
-        edge = min(n, self.edge) if self.edge > 0 else n
+        starts = self._starts(n, edge)
         total, windows = torch.zeros(n), []
         for start in starts:
             place = torch.arange(edge) + 0.5
@@ -61,7 +64,8 @@ class Tiles:
 
     def places(self, shape: tuple[int, ...]) -> Iterator[tuple[tuple[slice, ...], torch.Tensor]]:
         """Where each tile lies, and its share ``(nx, ny, nz)``."""
-        axes = [list(zip(self._starts(n), self._shares(n), strict=True)) for n in shape[-3:]]
+        pairs = zip(shape[-3:], self.edges(shape), strict=True)
+        axes = [list(zip(self._starts(*pair), self._shares(*pair), strict=True)) for pair in pairs]
         for (x, sx), (y, sy), (z, sz) in product(*axes):
             where = (slice(x, x + len(sx)), slice(y, y + len(sy)), slice(z, z + len(sz)))
             yield (..., *where), sx[:, None, None] * sy[:, None] * sz  # type: ignore[misc]

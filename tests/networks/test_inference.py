@@ -243,12 +243,13 @@ def test_data_outside_the_card_are_computed_and_told(weights, uneven, caplog):
 @settings(max_examples=40, deadline=None)
 @given(
     shape=st.tuples(*[st.integers(1, 7)] * 3),
-    edge=st.integers(2, 6),
+    edge=st.tuples(*[st.integers(0, 6)] * 3) | st.integers(2, 6).map(lambda n: (n, n, n)),
     overlap=st.integers(0, 3),
     align=st.sampled_from([1, 2, 4]),
 )
 def test_tiles_cover_every_voxel_once(shape, edge, overlap, align):
-    tiles = Tiles(align * max(edge, overlap + 1), align * overlap, align)
+    x, y, z = (align * max(n, overlap + 1) if n > 0 else 0 for n in edge)
+    tiles = Tiles(x if x == y == z else (x, y, z), align * overlap, align)
     shape = tuple(align * n for n in shape)
     total = torch.zeros(shape)
     count = 0
@@ -339,12 +340,28 @@ def test_tiles_are_planned_by_memory(monkeypatch):
     monkeypatch.setattr(plan, "free_bytes", lambda device: 3.2e9)
     tiles = plan.plan_tiles(network, shape, 0, device)
     assert tiles.count(shape) > 1
-    assert tiles.edge % 16 == 0
-    assert tiles.edge**3 * plan.working_bytes(network) < 3.2e9
+    assert all(edge % 16 == 0 for edge in tiles.edges(shape))
+    assert math.prod(tiles.edges(shape)) * plan.working_bytes(network) < 3.2e9
     monkeypatch.setattr(plan, "free_bytes", lambda device: 0.0)
     least = plan.plan_tiles(network, shape, 0, device)
     assert plan.smaller(network, least, shape) is None
-    assert plan.plan_tiles(network, shape, 1, device) == least
+    assert plan.plan_tiles(network, shape, 1, device).edges(shape) == least.edges(shape)
+
+
+@pytest.mark.parametrize("shape", [(176, 224, 128), (256, 256, 128), (64, 320, 48), (96, 96, 96)])
+@pytest.mark.parametrize("room", [0.95, 0.5, 0.2])
+def test_tiles_take_little_more_work_than_the_whole(monkeypatch, shape, room):
+    """Memory for a part of a volume: tiles that fit, cut where it costs least, and no more than cubes would."""
+    network = lively("loopnet")
+    voxels, need = math.prod(shape), plan.working_bytes(network)
+    physics = plan.PHYSICS_BYTES * network.shuffle**3
+    monkeypatch.setattr(plan, "free_bytes", lambda device: (need * room + physics) * voxels / plan.SHARE)
+    tiles = plan.plan_tiles(network, shape, 0, torch.device("cpu"))
+    assert math.prod(tiles.edges(shape)) <= room * voxels * (1 + 1e-9)
+    work = tiles.count(shape) * math.prod(tiles.edges(shape))
+    cube = Tiles(int((room * voxels) ** (1 / 3)) // 16 * 16, tiles.overlap, tiles.align)
+    assert work <= cube.count(shape) * math.prod(cube.edges(shape))
+    assert work < {0.95: 1.35, 0.5: 1.6, 0.2: 2.6}[room] * voxels
 
 
 @pytest.mark.parametrize("name", [one.name for one in ARCHITECTURES])
