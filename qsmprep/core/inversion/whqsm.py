@@ -95,8 +95,8 @@ class _Harmonic:
         self.laplacian = space.laplacian()
         below = 1.0 / (self.fidelity + self.rho * self.laplacian**2)
         self.to_rest, self.to_pull = self.fidelity * below, self.rho * self.laplacian * below
-        bent = params.beta * space.pad(problem.mask.to(torch.float32))
-        self.drop = bent / (self.rho + bent)
+        self.drop = params.beta / (self.rho + params.beta)
+        self.mask, self.part = problem.mask, tuple(slice(0, n) for n in problem.grid.shape)
         self.sum = torch.zeros(space.shape, device=space.device)
         self.pull = torch.zeros_like(space.dipole, dtype=torch.complex64)
 
@@ -111,11 +111,14 @@ class _Harmonic:
     def shrink(self, spectrum: torch.Tensor) -> None:
         """Pull the Laplacian towards zero inside the mask and update the multiplier.
 
-        Kept is the sum of split and multiplier: the multiplier is that sum times ``drop``.
+        Kept is the sum of split and multiplier: the multiplier is that sum times ``drop`` inside the mask, else zero.
         """
         bent = self.space.ifft(spectrum * self.laplacian).mul_(RELAXATION).add_(self.sum, alpha=1.0 - RELAXATION)
-        self.sum = bent.addcmul_(self.sum, self.drop, value=RELAXATION)
-        self.pull = torch.fft.rfftn(torch.addcmul(bent, bent, self.drop, value=-2.0))
+        bent[self.part].add_(self.sum[self.part] * self.mask, alpha=RELAXATION * self.drop)
+        self.sum = bent
+        pulled = bent.clone()
+        pulled[self.part].sub_(bent[self.part] * self.mask, alpha=2.0 * self.drop)
+        self.pull = torch.fft.rfftn(pulled)
 
 
 def solve(problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: float) -> Susceptibility:
