@@ -3,8 +3,8 @@
 Measured with ``benchmarks/cost.py`` and the default methods on one thread: 0.1 million voxels and 3 echoes 0.52 GB
 (0.91 GB with a second CPU), 0.52 million and 1 echo 0.57 GB, 6.0 million and 4 echoes 1.8 GB and
 135 s up to the mask; the rest of that last run was not measured, so its memory is a nominal figure for the
-inversion (6.3 million voxels and 5 echoes took 1.6 GB in all by the default one; learned ones take up to 5.5 GB
-more than the program, whatever the image), and its time that of TFI and WH-QSM in the tables of
+inversion (6.3 million voxels and 5 echoes took 1.6 GB in all by the default one; learned ones are given up to
+5.5 GB more than the program), and its time that of TFI and WH-QSM in the tables of
 ``benchmarks/accuracy.py`` (12.5 s per million voxels each).
 The ratios of the slower inversions are from there as well.
 """

@@ -79,6 +79,8 @@ def _cheapest(shape: tuple[int, ...], most: float, align: int, overlap: int) -> 
             if edge < least:
                 break
             choices.append((edge, count * edge))
+            if edge == least:
+                break
         axes.append(choices)
     fitting = [tiles for tiles in product(*axes) if math.prod(edge for edge, _ in tiles) <= most]
     if not fitting:

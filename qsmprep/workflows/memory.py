@@ -43,7 +43,8 @@ LEARNED_MOST_GB = 5.5
 """Where learned inversions begin to work in tiles (``CPU_LIMIT`` of :mod:`qsmprep.networks.plan`)."""
 
 TILED_BYTES = 400
-"""Bytes for each voxel of a learned inversion in tiles."""
+"""Bytes for each voxel of a learned inversion in tiles: what is planned for the transforms (``PHYSICS_BYTES``) and a
+margin; not measured."""
 
 
 @dataclass(frozen=True)
