@@ -6,7 +6,8 @@
 
 Masks: images of the label maps that the recipes hold out, on cubes of 1 mm, drawn by the generator of the
 training with other seeds; and, made in other ways, the magnitudes of ``bids_examples`` (another simulator) and
-real T1w heads (against their closed aseg). Beside the network: BET, which sees the same images.
+real T1w heads (against their closed aseg). Beside the network: BET, which sees the same images,
+and the default, which takes BET's mask where both agree.
 
 Nuclei: whole heads of the held-out label maps on the voxels of a scan, their field with noise and mismatch, a
 map by RTS, and the labels that the network finds on it.
@@ -33,6 +34,7 @@ from qsmprep.core.methods import METHODS
 from qsmprep.errors import QSMPrepError
 from qsmprep.interfaces import base
 from qsmprep.interfaces.masks import combined
+from qsmprep.networks.agreed import agreed_mask
 from qsmprep.networks.geometry import Geometry
 from qsmprep.networks.pedqnet import NUCLEI, SIDES
 from qsmprep.networks.segmentation import normalised, unetr_mask, unetr_nuclei
@@ -133,10 +135,8 @@ def as_ras(data: NDArray[np.float32], truth: Mask, stored: nib.spatialimages.Spa
     return np.ascontiguousarray(turned), grid, mask
 
 
-MASK_HEADER = (
-    "| images | n | UNETR Dice | BET Dice | UNETR 95 % distance, mm | BET 95 % distance, mm | UNETR s | BET s |"
-)
 METHOD: dict[str, Callable[[NDArray[np.float32], Grid], Mask]] = {
+    "auto": lambda image, grid: agreed_mask(image, grid).mask,
     "UNETR": lambda image, grid: unetr_mask(image, grid),
     "BET": lambda image, grid: bet(image, grid),
 }
@@ -144,7 +144,8 @@ METHOD: dict[str, Callable[[NDArray[np.float32], Grid], Mask]] = {
 
 def mask_table(groups: dict[str, Iterator[Image]]) -> list[str]:
     """Dice and surface distance of every method in every group."""
-    lines = [MASK_HEADER, "|---|" + "--:|" * 7]
+    columns = [f"{name} {what}" for what in ("Dice", "95 % distance, mm", "s") for name in METHOD]
+    lines = [f"| images | n | {' | '.join(columns)} |", "|---|" + "--:|" * (1 + len(columns))]
     for name, images in groups.items():
         scores: dict[str, list[tuple[float, float, float]]] = {method: [] for method in METHOD}
         for image, grid, truth in images:

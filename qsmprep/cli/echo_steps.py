@@ -102,7 +102,7 @@ def mask(args: argparse.Namespace) -> str:
     used: Used = [(method, params)]
     with out_of_memory_told():
         options = placed(method, args.device)
-        brain = extract_brain(combined(magnitude), echoes.like.image, method.load(), params, **options)
+        brain, info = extract_brain(combined(magnitude), echoes.like.image, method.load(), params, **options)
         volumes: dict[Path, NDArray[Any]] = {args.out: brain}
         if args.out_qsm is not None:
             cleaned, more, _ = _clean(args, echoes, brain)
@@ -111,9 +111,11 @@ def mask(args: argparse.Namespace) -> str:
             volumes[args.out_qsm] = quality.load()(brain, seen, echoes.grid, quality_params)
             used += [*more, (quality, quality_params)]
     millilitres = {path: np.count_nonzero(v) * echoes.grid.voxel_volume_mm3 / 1000 for path, v in volumes.items()}
-    facts = {"Description": "Brain mask", "Type": "Brain", "Volume": round(millilitres[args.out], 3)}
+    known = {"Details": details(info)} if info else {}
+    facts = {"Description": "Brain mask", "Type": "Brain", "Volume": round(millilitres[args.out], 3), **known}
     _write(args, echoes, volumes, used, facts)
-    return "\n".join(f"{path}: {volume:.0f} mL" for path, volume in millilitres.items())
+    lines = [f"{path}: {volume:.0f} mL" for path, volume in millilitres.items()]
+    return "\n".join([*lines, *info.get("warnings", ())])
 
 
 def r2star(args: argparse.Namespace) -> str:

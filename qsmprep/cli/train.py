@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from qsmprep.training.loop import State
 
 NETWORKS = (
-    "conenet", "loopnet", "metaqsm", "qsminvnet", "pedqnet", "brainmask", "subcortical", "unet", "mesaqsm",
-    "qsminvnet1", "nnunet",
+    "conenet", "loopnet", "metaqsm", "qsminvnet", "pedqnet", "brainmask", "subcortical",
+    "subcortical_t1w", "unet", "mesaqsm", "qsminvnet1", "nnunet",
 )  # fmt: skip
 """Those of ``networks/zoo.py``, named here because that needs torch."""
 

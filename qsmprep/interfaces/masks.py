@@ -48,14 +48,15 @@ class BrainMask(base.Step):
         """Load, extract, save."""
         magnitude, image = base.load_echoes(self.inputs.magnitude)
         if self.inputs.given_mask:
-            mask, source = self._given(image), str(self.inputs.given_mask)
+            mask, info = self._given(image), {"source": str(self.inputs.given_mask)}
         else:
             function, params = self.method()
             options = placed(METHODS.get("mask", self.inputs.method), self.inputs.device)
-            mask, source = extract_brain(combined(magnitude), image, function, params, **options), self.inputs.method
+            mask, info = extract_brain(combined(magnitude), image, function, params, **options)
+            info = {"source": info.get("used", self.inputs.method), **info}
         return {
             "mask": base.save(folder, "mask", mask, image),
-            "info": base.save_info(folder, {"source": source, "n_voxels": int(mask.sum())}),
+            "info": base.save_info(folder, {**info, "n_voxels": int(mask.sum())}),
         }
 
     def _given(self, image: Any) -> NDArray[np.bool_]:
@@ -80,16 +81,21 @@ class BrainMask(base.Step):
 
 def extract_brain(
     magnitude: NDArray[np.float32], image: nib.spatialimages.SpatialImage, function: Any, params: Any, **options: Any
-) -> NDArray[np.bool_]:
-    """Extract in the order of axes closest to RAS, so that the mask does not depend on how the data are stored."""
+) -> tuple[NDArray[np.bool_], dict[str, Any]]:
+    """Extract in the order of axes closest to RAS, so that the mask does not depend on how the data are stored.
+
+    Also what the method says of it, with ``warnings`` for a person to look at.
+    """
     if magnitude.min() == magnitude.max():
         raise DataError(
             "there is no magnitude image to extract the brain from, or it is the same everywhere",
-            expected="a magnitude image of the head",
+            expected="an image of the head",
             remedy="add the part-mag images, or give a mask with --derivatives",
         )
     (ras,), grid, back = base.as_ras([magnitude], image)
-    return back(function(ras, grid, params, **options))
+    found = function(ras, grid, params, **options)
+    mask, info = (found, {}) if isinstance(found, np.ndarray) else (found.mask, found.info)
+    return back(mask), info
 
 
 def placed(method: Method, device: str) -> dict[str, str]:

@@ -29,6 +29,7 @@ FROM_INFO = {
     "minip_thickness_mm": "ProjectionThickness",
     "minip_axis": "ProjectionAxis",
     "source": "MaskSource",
+    "agreement": "MaskAgreement",
     "network_weights": "NetworkWeights",
     "trained_steps": "NetworkTrainingSteps",
     "outside_card": "NetworkOutsideTraining",

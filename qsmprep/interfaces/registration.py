@@ -11,14 +11,12 @@ import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, traits
 
 from qsmprep.bids.tables import read_label_table, write_label_table
-from qsmprep.core.grid import Grid
 from qsmprep.core.labels import sample_labels
-from qsmprep.core.masking.bet import bet
 from qsmprep.core.methods import METHODS
 from qsmprep.core.registration import Volume, itk_threads
 from qsmprep.errors import DataError
 from qsmprep.interfaces import base
-from qsmprep.interfaces.masks import combined
+from qsmprep.interfaces.masks import combined, extract_brain, placed
 from qsmprep.interfaces.regions import load_labels
 
 MAX_SHIFT_MM, MAX_TURN_DEG = 60.0, 45.0
@@ -45,12 +43,15 @@ class BrainOfInputSpec(base.StepInputSpec):
     """A T1w image."""
 
     in_file = File(exists=True, mandatory=True)
+    device = traits.Str("cpu", usedefault=True)
+    model = traits.Str(usedefault=True, desc="checksum of the network's weights, so that others do not reuse results")
 
 
 class BrainOfOutputSpec(TraitedSpec):
     """Its brain."""
 
     mask = File()
+    info = File()
 
 
 class BrainOf(base.Step):
@@ -60,16 +61,14 @@ class BrainOf(base.Step):
     output_spec = BrainOfOutputSpec
 
     def compute(self, folder: Path) -> dict[str, Any]:
-        """Load, extract in the order of axes closest to RAS, save."""
+        """Load, extract, save."""
         volume, image = volume_of(self.inputs.in_file)
-        turn = nib.io_orientation(image.affine)
-        turned = nib.apply_orientation(volume.data, turn)
-        affine = image.affine @ nib.orientations.inv_ornt_aff(turn, volume.data.shape)
+        method = METHODS.get("mask", "auto")
         with base.about(self.inputs.in_file):
-            mask = bet(turned, Grid.from_affine(turned.shape, affine), METHODS.get("mask", "bet").configure())
-        back = nib.orientations.ornt_transform(nib.io_orientation(affine), turn)
-        mask = nib.apply_orientation(mask, back) > 0
-        return {"mask": base.save(folder, "mask", mask, image)}
+            options = placed(method, self.inputs.device)
+            mask, info = extract_brain(volume.data, image, method.load(), method.configure(), **options)
+        info["warnings"] = [f"T1w image: {text}" for text in info["warnings"]]
+        return {"mask": base.save(folder, "mask", mask, image), "info": base.save_info(folder, info)}
 
 
 class CoregisterInputSpec(base.MethodInputSpec):

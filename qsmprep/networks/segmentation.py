@@ -62,9 +62,9 @@ class Labelled:
     info: dict[str, Any] = field(default_factory=dict)
 
 
-def normalised(image: torch.Tensor) -> torch.Tensor:
-    """An image divided by the 99th percentile of what is not empty, at most two."""
-    values = image[image > 0]
+def normalised(image: torch.Tensor, inside: torch.Tensor | None = None) -> torch.Tensor:
+    """An image divided by the 99th percentile of what is not empty (and ``inside`` a mask), at most two."""
+    values = image[image > 0] if inside is None else image[(image > 0) & inside]
     if not values.numel():
         return image
     values, _ = torch.sort(values[:: max(1, values.numel() // 200_000)])
@@ -119,17 +119,7 @@ def unetr_mask(
         When memory does not suffice.
     """
     params, device = params or UnetrParams(), device or "cpu"
-    image = np.where(np.isfinite(magnitude), magnitude, 0).astype(np.float32)
-    if image.shape != grid.shape:
-        raise DataError(f"the magnitude has shape {image.shape}", expected=f"{grid.shape}, that of the grid")
-    if image.min() == image.max():
-        raise DataError("the image is the same everywhere", expected="a magnitude image of the head")
-    if coherence(image) < MIN_COHERENCE:
-        raise DataError(
-            "the magnitude is nothing but noise: neighbouring voxels have nothing in common",
-            expected="a magnitude image of the head",
-            remedy="look at the image; add the right part-mag images, or give a mask with --derivatives",
-        )
+    image = checked(magnitude, grid)
     network, _ = load("brainmask", params.weights, device)
     work = isotropic_grid(grid, network.voxel_mm)
     volume = normalised(torch.from_numpy(resample(np.maximum(image, 0), grid, work)).to(device))
@@ -145,6 +135,28 @@ def unetr_mask(
             remedy="look at the image; try --mask bet or --mask threshold, or give a mask with --derivatives",
         )
     return brain
+
+
+def checked(magnitude: NDArray[np.floating], grid: Grid) -> FloatVolume:
+    """An image as float32, zero where it is not finite; refused where no head can be in it.
+
+    Raises
+    ------
+    DataError
+        When it has another shape than the grid, is the same everywhere, or is nothing but noise.
+    """
+    image = np.where(np.isfinite(magnitude), magnitude, 0).astype(np.float32)
+    if image.shape != grid.shape:
+        raise DataError(f"the magnitude has shape {image.shape}", expected=f"{grid.shape}, that of the grid")
+    if image.min() == image.max():
+        raise DataError("the image is the same everywhere", expected="a magnitude image of the head")
+    if coherence(image) < MIN_COHERENCE:
+        raise DataError(
+            "the magnitude is nothing but noise: neighbouring voxels have nothing in common",
+            expected="a magnitude image of the head",
+            remedy="look at the image; add the right part-mag images, or give a mask with --derivatives",
+        )
+    return image
 
 
 def coherence(image: NDArray[np.floating]) -> float:

@@ -54,6 +54,9 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 SEGMENTERS: tuple[Architecture, ...] = (
     Architecture("brainmask", "UNETR brain mask", "qsmprep.networks.unetr:Segmenter", {"classes": 2}),
     Architecture("subcortical", "UNETR segmentation", "qsmprep.networks.unetr:Segmenter", {"classes": 9}),
+    Architecture(
+        "subcortical_t1w", "UNETR segmentation of T1w images", "qsmprep.networks.unetr:Segmenter", {"classes": 9}
+    ),
 )
 
 

@@ -27,8 +27,16 @@ SEEN: dict[str, dict[str, str]] = {
         "unit": "logits of background, then left and right caudate, putamen, pallidum and thalamus",
         "scaling": "the map less its median is divided by its robust spread in the mask",
     },
+    "subcortical_t1w": {
+        "inputs": "T1-weighted image",
+        "unit": "logits of background, then left and right caudate, putamen, pallidum and thalamus",
+        "scaling": "the image is divided by its 99th percentile in the brain",
+    },
 }
 """What segmenters are given and give."""
+
+OF_IMAGES = ("brainmask", "subcortical_t1w")
+"""Those that see images of any contrast, not susceptibility."""
 
 FIELDS = "simulated fields of simulated susceptibility"
 
@@ -44,13 +52,14 @@ GPUS = ("nvidia", "amd instinct", "tesla", "geforce", "quadro")
 def ranges(params: TrainParams) -> dict[str, tuple[float, float]]:
     """What a network may be given, after what it was trained on (with the second domain, where it saw one)."""
     if params.network in SEEN:
-        image = params.network == "brainmask"
-        drawn = params.image if image else params.nuclei
+        image = params.network in OF_IMAGES
+        posed = params.image if params.network == "brainmask" else params.nuclei
+        blurred = params.image if image else params.nuclei
         edge = float(params.model["voxel_mm"])
         return {
             "in_plane_mm": (FINEST_MM, edge),
-            "slice_mm": (FINEST_MM, max(drawn.slice_mm[1], edge)),
-            "tilt_deg": (0.0, drawn.pose.turn_deg),
+            "slice_mm": (FINEST_MM, max(blurred.slice_mm[1], edge)),
+            "tilt_deg": (0.0, posed.pose.turn_deg),
             "noise_ppm": params.image.noise if image else params.sample.field.noise_ppm,
         }
     geometry, domains = params.sample.geometry, [params.sample, *([params.target] if params.physics_weight else [])]
@@ -65,7 +74,7 @@ def ranges(params: TrainParams) -> dict[str, tuple[float, float]]:
 
 def limits(params: TrainParams, state: State, record: Mapping[str, Any], rate: float | None) -> tuple[str, ...]:
     """What the weights must not be trusted with; ``rate`` is the learning rate of the last step, where it is known."""
-    kind = "simulated images of label maps" if params.network == "brainmask" else FIELDS
+    kind = "simulated images of label maps" if params.network in OF_IMAGES else FIELDS
     told = [f"Trained on {kind} only; no real scan was ever seen."]
     if not record.get("label_maps") and not record.get("chi_maps"):
         told.append("Trained on random shapes without any anatomy.")

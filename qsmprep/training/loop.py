@@ -33,6 +33,9 @@ SAVE_EVERY_S = 60.0
 SAVE_SHARE = 0.04
 """Part of the time that checkpoints may take."""
 
+RELATED = {"subcortical_t1w": ("subcortical",)}
+"""Networks of the same form whose weights another one may begin with."""
+
 COLUMNS = ("step", "seconds", "learning_rate", "loss", "error_train", "error_validation")
 
 
@@ -89,8 +92,9 @@ def starting_weights(params: TrainParams) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     own = dict(params.model)
     joined = own.pop("segmentation", None)
+    related = RELATED.get(params.network, ("nnunet",) * (joined is not None))
     for name, prefix, networks, wanted in (
-        (params.start, "", (params.network, *("nnunet",) * (joined is not None)), own),
+        (params.start, "", (params.network, *related), own),
         (params.segmenter, "segmentation.", ("subcortical",), joined),
     ):
         if not name:

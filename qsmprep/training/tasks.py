@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from qsmprep.training import inversion_task, mask_task, nuclei_task, pedqnet_task
+from qsmprep.training import inversion_task, mask_task, nuclei_task, pedqnet_task, t1w_task
 from qsmprep.training.magnitudes import Image
 from qsmprep.training.nuclei import Window
 from qsmprep.training.supply import Batch
+from qsmprep.training.t1w_task import Posed
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,9 @@ NUCLEI = Task(
     heads=True,
     patches=False,
 )
+NUCLEI_OF_T1W = Task(
+    t1w_task.losses, t1w_task.fixed_batches, t1w_task.validate, "1 - mean Dice", Posed, heads=True, patches=False
+)
 PHYSICS = Task(
     pedqnet_task.losses,
     pedqnet_task.fixed_batches,
@@ -65,7 +69,13 @@ PHYSICS = Task(
     heads=True,
 )
 
-BY_NETWORK = {"brainmask": MASK, "subcortical": NUCLEI, "pedqnet": PHYSICS, "nnunet": PHYSICS}
+BY_NETWORK = {
+    "brainmask": MASK,
+    "subcortical": NUCLEI,
+    "subcortical_t1w": NUCLEI_OF_T1W,
+    "pedqnet": PHYSICS,
+    "nnunet": PHYSICS,
+}
 
 
 def task_of(network: str) -> Task:

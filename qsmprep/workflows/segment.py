@@ -149,11 +149,12 @@ def _nuclei(workflow: LiterateWorkflow, settings: Settings) -> pe.Node:
     return node
 
 
-def _t1w_brain(workflow: LiterateWorkflow, acquisition: Acquisition) -> pe.Node:
+def _t1w_brain(workflow: LiterateWorkflow, acquisition: Acquisition, settings: Settings) -> pe.Node:
     """The node that extracts the brain of the T1w image, one for all that needs it."""
     node = workflow.get_node("t1w_brain")
     if node is None:
-        node = pe.Node(BrainOf(in_file=str(acquisition.t1w)), name="t1w_brain", mem_gb=2.0)
+        step = BrainOf(in_file=str(acquisition.t1w), model=model_of(settings, "mask", "auto"))
+        node = pe.Node(step, name="t1w_brain", mem_gb=SEGMENTER_GB)
         workflow.add_nodes([node])
     return node
 
@@ -174,7 +175,7 @@ def _coregistration(workflow: LiterateWorkflow, acquisition: Acquisition, settin
         n_procs=settings.omp_nthreads,
     )
     node.interface.inputs.num_threads = settings.omp_nthreads
-    workflow.connect(_t1w_brain(workflow, acquisition), "mask", node, "moving_mask")
+    workflow.connect(_t1w_brain(workflow, acquisition, settings), "mask", node, "moving_mask")
     workflow.connect(workflow.get_node("conform"), "magnitude", node, "fixed")
     workflow.connect(workflow.get_node("brain"), "mask", node, "fixed_mask")
     _publish(workflow, node, "matrix", acquisition, settings, {"from_": acquisition.suffix, "to": "T1w"}, ".txt")
@@ -209,7 +210,7 @@ def _atlas(workflow: LiterateWorkflow, acquisition: Acquisition, settings: Setti
         mem_gb=3.0,
     )
     workflow.connect([(node, refined, [("labels", "labels"), ("warp", "warp"), ("linear", "linear")])])
-    _give_head(workflow, refined, acquisition)
+    _give_head(workflow, refined, acquisition, settings)
     name = settings.inversions[0]
     masked = "qsmmask" if METHODS.get("inversion", name).takes == "total" else "background"
     workflow.connect(workflow.get_node(f"invert_{name}"), "chi_ppm", refined, "chi_ppm")
@@ -219,11 +220,11 @@ def _atlas(workflow: LiterateWorkflow, acquisition: Acquisition, settings: Setti
     return Source((refined, "labels"), (node, "table"), matrix, (node, refined))
 
 
-def _give_head(workflow: LiterateWorkflow, node: pe.Node, acquisition: Acquisition) -> None:
+def _give_head(workflow: LiterateWorkflow, node: pe.Node, acquisition: Acquisition, settings: Settings) -> None:
     """Give a node the T1w image, or the magnitude where there is none, and its brain."""
     if acquisition.t1w is not None:
         node.inputs.in_file = str(acquisition.t1w)
-        workflow.connect(_t1w_brain(workflow, acquisition), "mask", node, "mask")
+        workflow.connect(_t1w_brain(workflow, acquisition, settings), "mask", node, "mask")
     else:
         workflow.connect(workflow.get_node("conform"), "magnitude", node, "in_file")
         workflow.connect(workflow.get_node("brain"), "mask", node, "mask")
@@ -245,7 +246,7 @@ def _atlas_node(workflow: LiterateWorkflow, acquisition: Acquisition, settings: 
         n_procs=settings.omp_nthreads,
     )
     node.interface.inputs.num_threads = settings.omp_nthreads
-    _give_head(workflow, node, acquisition)
+    _give_head(workflow, node, acquisition, settings)
     where = "T1w" if acquisition.t1w is not None else acquisition.suffix
     pair = {"from_": NAME, "to": where}
     for output, extension in (("warp", ".nii.gz"), ("linear", ".mat")):

@@ -8,6 +8,20 @@ from qsmprep.core.registry import Method
 METHODS = (
     Method(
         "mask",
+        "auto",
+        "BET, checked by a UNETR",
+        "qsmprep.networks.agreed:agreed_mask",
+        p.AgreedMaskParams,
+        "The brain was extracted from the root mean square of the echoes with a Python version of BET "
+        "(fractional threshold {fraction:g}) after division by the smoothed magnitude, and where that did not agree "
+        "(Dice coefficient below {agreement:g}) with the mask of a UNETR of qsmprep that was trained on images of "
+        "simulated contrast, by the latter",
+        ("smith2002", "hatamizadeh2022", "billot2023"),
+        extras=("device",),
+        model="brainmask",
+    ),
+    Method(
+        "mask",
         "bet",
         "BET",
         "qsmprep.core.masking.bet:bet",

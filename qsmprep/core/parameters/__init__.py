@@ -42,6 +42,7 @@ from qsmprep.core.parameters.inversion import (
     WhqsmParams,
 )
 from qsmprep.core.parameters.masks import (
+    AgreedMaskParams,
     BetParams,
     FslBetParams,
     QualityMaskParams,
@@ -62,6 +63,7 @@ from qsmprep.core.parameters.roi import (
 )
 
 __all__ = [
+    "AgreedMaskParams",
     "ArloParams",
     "ArtefactParams",
     "BestPathParams",

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qsmprep.core.parameters.networks import WEIGHTS
 from qsmprep.core.registry import parameter
+
+
+@dataclass(frozen=True)
+class AgreedMaskParams:
+    """Parameters of brain extraction by a deformable surface that a network checks."""
+
+    fraction: float = parameter(
+        0.5, "BET's fractional intensity threshold; smaller gives a larger brain", low=0.0, high=1.0
+    )
+    threshold: float = parameter(0.5, "the network's probability from which on a voxel is brain", low=0.01, high=0.99)
+    agreement: float = parameter(
+        0.95, "Dice coefficient of both from which on BET's mask is taken, else the network's", low=0.0, high=1.0
+    )
+    weights: str = parameter("", WEIGHTS)
 
 
 @dataclass(frozen=True)
