@@ -22,10 +22,12 @@ import numpy as np
 from qsmprep.bids.tables import read_label_table
 from qsmprep.core.atlas import refine_labels
 from qsmprep.core.methods import METHODS
+from qsmprep.core.parameters import SightingParams
 from qsmprep.core.registration import Volume, normalise, overlap
 from qsmprep.core.structures import FREESURFER
-from qsmprep.interfaces.refinement import load_probabilities
+from qsmprep.interfaces.refinement import SIGHTED, load_probabilities
 from qsmprep.interfaces.registration import BrainOf, template_brain, volume_of
+from qsmprep.networks.t1w import sight
 
 JUDGED = ("thalamus", "caudate", "putamen", "pallidum")
 
@@ -36,6 +38,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--atlas", type=Path, default=Path(str(files("qsmprep.data"))) / "atlas")
     parser.add_argument("--param", nargs="*", default=[])
+    parser.add_argument("--share", type=float, default=SightingParams().share, help="of the network; 0 for none")
+    parser.add_argument("--weights", default="", help="folder of the network's weights")
     parser.add_argument("--save", type=Path, help="folder to write the labels to")
     args = parser.parse_args()
     params = METHODS.get("segmentation", "atlas").configure(dict(word.split("=") for word in args.param))
@@ -53,7 +57,11 @@ def main() -> None:
             mask_file = BrainOf(in_file=str(source)).run(cwd=folder).outputs.mask
             brain = np.asarray(nib.load(mask_file).dataobj) > 0
             found = normalise(head, brain, template_brain(), atlas, params, folder=Path(folder))
-            labels = refine_labels(head, brain, found.labels, shares, found.transforms, params).labels
+            near = np.isin(found.labels, SIGHTED)
+            sighting = sight(head, brain, near, weights=args.weights)[0] if args.share else None
+            labels = refine_labels(
+                head, brain, found.labels, shares, found.transforms, params, sighting=sighting, share=args.share
+            ).labels
         truth = np.asarray(nib.load(str(file).replace("_T1", "_aseg")).dataobj)
         print(
             f"{file.name}: brains {found.dice:.3f}, grey values {found.correlation:.3f}, {time.time() - started:.0f} s"

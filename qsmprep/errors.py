@@ -104,6 +104,10 @@ class DataError(QSMPrepError):
     exit_code = 65
 
 
+class NotSeenError(DataError):
+    """An image does not hold what a method looks for in it: no brain, no nuclei."""
+
+
 class MissingFileError(QSMPrepError):
     """A file that is needed is absent."""
 

@@ -82,6 +82,11 @@ class Settings:
         for name, given in self.parameters.items():
             if name not in known:
                 raise UsageError(f"no method is called {name!r}", expected=f"one of {', '.join(sorted(known))}")
+            if name == "bet" and self.mask == "auto":
+                raise UsageError(
+                    "`bet` alone does not run: the mask is `auto`",
+                    remedy="add --mask bet, or say --param auto.fraction=…",
+                )
             if name not in chosen:  # a slip is told even where the method does not run
                 _check_any([method for method in METHODS if method.name == name], given)
 
@@ -91,6 +96,8 @@ class Settings:
         after = [("reference", self.reference), ("roi", self.roi)]
         made = ("nuclei", "unetr") if self.segmentation == "unetr" else ("segmentation", "atlas")
         after += [("coregistration", self.coregistration), made]
+        if self.sees_t1w:
+            after.append(("sighting", "t1wunetr"))
         if self.template_maps and made[0] == "nuclei":
             after.append(("segmentation", "atlas"))
         return [*before, *(("inversion", name) for name in self.inversions), *after]
@@ -98,6 +105,11 @@ class Settings:
     def params(self, step: str, name: str) -> Any:
         """The resolved parameters of a method."""
         return METHODS.get(step, name).configure(self.parameters.get(name))
+
+    @property
+    def sees_t1w(self) -> bool:
+        """Whether a network helps to bring the atlas to the head: the embedded one only, whose structures it knows."""
+        return self.segmentation in ("atlas", "first") and not self.atlas  # FIRST's remedy without a T1w image
 
     @property
     def makes_swi(self) -> bool:

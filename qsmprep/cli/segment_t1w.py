@@ -50,7 +50,7 @@ def segment(args: argparse.Namespace) -> str:
     folder = Path(tempfile.mkdtemp(prefix="qsmprep-segment-"))
     try:
         with out_of_memory_told():
-            file, table, warnings = (_first if args.method == FIRST else _atlas)(args, head, folder)
+            file, table, details = (_first if args.method == FIRST else _atlas)(args, head, folder)
         labels = load_labels(file)[0]
     except BaseException as error:
         if args.method != FIRST or not isinstance(error, DataError):  # the logs of FIRST say why it failed
@@ -64,12 +64,12 @@ def segment(args: argparse.Namespace) -> str:
         "Manual": False,
         **_facts(args, grid),
         "VolumesMM3": sizes,
-        "Details": {"warnings": warnings},
+        "Details": details,
     }
     write_results({args.out: labels.astype(np.int32)}, sidecar, args.out, head)
     write_label_table(regions, table_path(args.out))
     said = [f"  {name}: {mm3 / 1e3:.2f} mL" for name, mm3 in sizes.items()]
-    return "\n".join([f"{args.out}: {_title(args.method)}, {len(regions)} regions", *said, *warnings])
+    return "\n".join([f"{args.out}: {_title(args.method)}, {len(regions)} regions", *said, *details["warnings"]])
 
 
 def _read(args: argparse.Namespace) -> Source:
@@ -108,23 +108,23 @@ def _facts(args: argparse.Namespace, grid: Grid) -> dict[str, Any]:
     }
 
 
-def _first(args: argparse.Namespace, head: Source, folder: Path) -> tuple[str, dict[int, Region], list[str]]:
+def _first(args: argparse.Namespace, head: Source, folder: Path) -> tuple[str, dict[int, Region], dict[str, Any]]:
     """Labels of FSL FIRST, which stay in the folder where it fails."""
-    return First(in_file=str(args.t1w)).compute(folder)["labels"], dict(FREESURFER), []
+    return First(in_file=str(args.t1w)).compute(folder)["labels"], dict(FREESURFER), {"warnings": []}
 
 
-def _atlas(args: argparse.Namespace, head: Source, folder: Path) -> tuple[str, dict[int, Region], list[str]]:
+def _atlas(args: argparse.Namespace, head: Source, folder: Path) -> tuple[str, dict[int, Region], dict[str, Any]]:
     """Labels of an atlas; those of the embedded one by its probabilities, with susceptibility where it is given."""
     atlas, table = args.atlas or embedded_atlas()
     threads = len(os.sched_getaffinity(0))
     shared: dict[str, Any] = {
         "in_file": str(args.t1w),
-        "mask": _brain(args, head, folder),
         "method": "atlas",
         "parameters": dataclasses.asdict(args.params),
         "num_threads": threads,
     }
     try:
+        shared["mask"], doubts = _brain(args, head, folder)
         found = AtlasLabels(atlas=str(atlas), table=str(table), **shared).compute(folder)
     except DataError as error:
         raise DataError(
@@ -133,17 +133,21 @@ def _atlas(args: argparse.Namespace, head: Source, folder: Path) -> tuple[str, d
             expected=error.expected,
             remedy="check the image, and give its brain with --brain",
         ) from error
-    regions, warnings = read_label_table(Path(found["table"])), _warnings(found["info"])
+    regions, warnings = read_label_table(Path(found["table"])), doubts + _warnings(found["info"])
     if args.atlas:
-        return found["labels"], regions, warnings
+        return found["labels"], regions, {"warnings": warnings}
     if args.chi is not None:
         shared |= {"chi_ppm": str(args.chi), "chi_mask": str(args.mask)}
     shares, classes = probability_files()
     named = {name: found[name] for name in ("labels", "warp", "linear")}
     inner = folder / "refined"
     inner.mkdir()
-    refined = RefineLabels(shares=str(shares), classes=str(classes), **named, **shared).compute(inner)
-    return refined["labels"], regions, warnings + _warnings(refined["info"])
+    sighting = dataclasses.asdict(args.sighting)
+    step = RefineLabels(shares=str(shares), classes=str(classes), sighting=sighting, **named, **shared)
+    refined = step.compute(inner)
+    known = json.loads(Path(refined["info"]).read_text())
+    facts = {key: known[key] for key in ("network_weights", "trained_steps") if key in known}
+    return refined["labels"], regions, {**facts, "warnings": warnings + known["warnings"]}
 
 
 def _warnings(info: str) -> list[str]:
@@ -151,11 +155,12 @@ def _warnings(info: str) -> list[str]:
     return list(json.loads(Path(info).read_text())["warnings"])
 
 
-def _brain(args: argparse.Namespace, head: Source, folder: Path) -> str:
-    """The file of the brain: as given, on the grid of the T1w image, or extracted."""
+def _brain(args: argparse.Namespace, head: Source, folder: Path) -> tuple[str, list[str]]:
+    """The file of the brain: as given, on the grid of the T1w image, or extracted; and what is to be looked at."""
     if args.brain is None:
-        return str(BrainOf(in_file=str(args.t1w)).compute(folder)["mask"])
+        found = BrainOf(in_file=str(args.t1w)).compute(folder)
+        return str(found["mask"]), _warnings(found["info"])
     mask = read_mask(args.brain)
     path = folder / "brain.nii"
     write_nifti(mask.data.astype(np.uint8), head.image.affine, None, path)
-    return str(path)
+    return str(path), []

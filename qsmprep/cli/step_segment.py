@@ -11,12 +11,16 @@ from qsmprep.errors import UsageError
 FIRST = "first"
 """FSL's program; the other methods are in the registry."""
 
+SIGHTING = "t1wunetr"
+"""The network that helps the embedded atlas."""
+
 SUMMARY = "segment deep grey nuclei on a susceptibility map, or on a T1w image alone"
 
 DETAILS = """\
 Given --chi and --mask, a network segments caudate, putamen, pallidum and thalamus on the map (unetr). Given --t1w, the
-embedded atlas is registered to it (atlas), or FSL FIRST is run (first, needs FSLDIR); with --chi and --mask beside it,
-in the scanner space of the T1w image, the labels of the embedded atlas are moved to the contrast of both.
+embedded atlas is registered to it (atlas), or FSL FIRST is run (first, needs FSLDIR). A network that sees those nuclei
+helps the atlas (t1wunetr); with --chi and --mask beside the T1w image, in its scanner space, the labels are also moved
+to the contrast of both.
 
 The labels lie on the grid of the map, or of the T1w image where there is one; left and right are those of its affine.
 A table of the labels is written beside them; `qsmprep-step roi` takes both, also for a map on another grid.
@@ -37,7 +41,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser], e
     sub.add_argument(
         "--t1w", type=Path, metavar="NIFTI", help="T1w image of the whole head (for atlas also of the brain)"
     )
-    sub.add_argument("--brain", type=Path, metavar="NIFTI", help="brain of the T1w image (default: extracted by bet)")
+    sub.add_argument(
+        "--brain", type=Path, metavar="NIFTI", help="brain of the T1w image (default: extracted as by `mask`)"
+    )
     sub.add_argument(
         "--atlas", type=Path, nargs=2, metavar=("FILE", "LABELS.tsv"), help="another atlas in MNI152 space"
     )
@@ -72,7 +78,11 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"there is no segmentation `{args.method}`", expected=f"one of {', '.join(methods())}")
     on_map = args.method in METHODS.names("nuclei")
     _check_images(args, on_map)
-    overrides = parse_overrides(args.param, args.method)
+    helper = [word for word in args.param if word.startswith(f"{SIGHTING}.")]
+    if helper and (args.method != "atlas" or args.atlas):
+        raise UsageError(f"`{SIGHTING}` helps the embedded atlas only", remedy="leave its --param out")
+    args.sighting = METHODS.get("sighting", SIGHTING).configure(parse_overrides(helper, SIGHTING))
+    overrides = parse_overrides([word for word in args.param if word not in helper], args.method)
     if args.method == FIRST:
         if overrides:
             raise UsageError("`first` has no parameters", remedy="leave --param out")

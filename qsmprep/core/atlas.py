@@ -50,6 +50,25 @@ class Probabilities:
 
 
 @dataclass(frozen=True)
+class Sighting:
+    """What a network takes structures for, on a head.
+
+    Parameters
+    ----------
+    shares : (k, nx, ny, nz) float32 array
+        Probability of each class; the first is none of them, and is 1 beyond the array.
+    affine : (4, 4) array
+        Voxel indices to scanner coordinates of the head in mm (RAS+).
+    index : (k,) tuple of int
+        Label of each class; 0 for the first.
+    """
+
+    shares: NDArray[np.float32]
+    affine: NDArray[np.float64]
+    index: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class RefinedLabels:
     """Labels after the head was looked at.
 
@@ -57,11 +76,14 @@ class RefinedLabels:
     ----------
     labels : (nx, ny, nz) int32 array
     overlaps : dict of int to float
-        Dice coefficient of each refined label with what it was before.
+        Dice coefficient of each refined label with what registration alone said.
+    kept : dict of int to float
+        That with the most probable labels, before grey values and susceptibility were looked at.
     """
 
     labels: Labels
     overlaps: dict[int, float]
+    kept: dict[int, float]
 
 
 def refine_labels(
@@ -74,6 +96,8 @@ def refine_labels(
     *,
     chi: Volume | None = None,
     matrix: ArrayLike | None = None,
+    sighting: Sighting | None = None,
+    share: float = 1.0,
 ) -> RefinedLabels:
     """Labels by the probabilities of an atlas, moved to the contrast of a head where its susceptibility is known.
 
@@ -96,6 +120,10 @@ def refine_labels(
         Susceptibility, not finite where it is not defined.
     matrix : (4, 4) array_like, optional
         Scanner coordinates of ``chi`` to those of the head, where they differ.
+    sighting : Sighting, optional
+        What a network takes the structures for.
+    share : float
+        How much of the probability of these structures is by the network, 0 to 1; the rest is by the atlas.
 
     Returns
     -------
@@ -113,6 +141,9 @@ def refine_labels(
     small = at_spacing(crop, params.refine_mm)
     inside = at_spacing(Volume(brain[at].astype(np.float32), crop.affine), params.refine_mm).data > 0.5
     shares = _carried(atlas, small, transforms)
+    if sighting is not None:
+        shares = _mixed(shares, atlas, _seen_at(sighting, small), sighting.index, share)
+    expected = np.where(brain[at], of_class[_strongest(shares, small, crop)], 0)
     if chi is not None:
         channels = [small.data, _on_grid(at_spacing(chi, params.refine_mm), small, matrix)]
         sizes = np.linalg.norm(small.affine[:3, :3], axis=0)
@@ -122,7 +153,10 @@ def refine_labels(
     kept = np.where(np.isin(before, codes), 0, before)
     result = labels.copy()
     result[at] = np.where((index > 0) & brain[at], index, kept)
-    return RefinedLabels(result, {code: overlap(result == code, labels == code) for code in codes})
+    first, second = (
+        {code: overlap(result[at] == code, other == code) for code in codes} for other in (before, expected)
+    )
+    return RefinedLabels(result, first, second)
 
 
 def _around(head: Volume, marked: NDArray[np.bool_]) -> tuple[Volume, tuple[slice, ...]]:
@@ -149,6 +183,38 @@ def _carried(atlas: Probabilities, onto: Volume, transforms: Sequence[Path]) -> 
         for share in atlas.shares
     ]
     return np.stack(moved).astype(np.float32)
+
+
+def _seen_at(sighting: Sighting, onto: Volume) -> NDArray[np.float32]:
+    """What a network saw on the grid of a head, interpolated linearly; nothing beyond its window."""
+    to_seen = np.linalg.inv(sighting.affine) @ onto.affine
+    found = [
+        ndimage.affine_transform(share, to_seen[:3, :3], to_seen[:3, 3], onto.data.shape, order=1, cval=float(not k))
+        for k, share in enumerate(sighting.shares)
+    ]
+    return np.stack(found)
+
+
+def _mixed(
+    shares: NDArray[np.float32],
+    atlas: Probabilities,
+    seen: NDArray[np.float32],
+    index: tuple[int, ...],
+    part: float,
+) -> NDArray[np.float32]:
+    """Probabilities of the atlas and, by ``part``, of a network; what it does not know keeps its proportions.
+
+    Where the atlas has nothing but structures that the network knows, or nothing at all, white matter is what is left:
+    without it a structure would win there by the least probability.
+    """
+    known = np.isin(atlas.index, index[1:])
+    rest = np.where(known.reshape(-1, 1, 1, 1), 0, shares)
+    rest[atlas.tissue.index(atlas.anywhere[1])] += np.float32(1e-3)
+    rest /= rest.sum(axis=0)
+    mixed = (1 - part) * shares + part * seen[0] * rest
+    for k in np.flatnonzero(known):
+        mixed[k] += part * seen[index.index(atlas.index[k])]
+    return np.asarray(mixed, np.float32)
 
 
 def _on_grid(image: Volume, onto: Volume, matrix: ArrayLike | None) -> NDArray[np.float32]:

@@ -3,9 +3,9 @@
 Registration brings the probability of every structure to a head, and cannot follow its edges everywhere. Here every
 voxel is assigned by Bayes' rule: the atlas says what is likely there, and each tissue has a normal distribution of
 values in every channel (T1w or magnitude; susceptibility where there is a map), estimated from the head itself by
-expectation maximisation [1]_. Left and right share their distributions; the side of a voxel is that of the atlas.
-Neighbours pull at each other (mean field of a Potts model), and a slow shading of the first channel is estimated along
-the way [2]_.
+expectation maximisation [1]_. Classes of one tissue share their distributions; the side of a voxel is that of the
+atlas. Neighbours pull at each other (mean field of a Potts model), and a slow shading of the first channel is
+estimated along the way [2]_.
 
 References
 ----------

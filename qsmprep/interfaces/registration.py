@@ -43,6 +43,7 @@ class BrainOfInputSpec(base.StepInputSpec):
     """A T1w image."""
 
     in_file = File(exists=True, mandatory=True)
+    parameters = traits.Dict(usedefault=True, desc="of the mask `auto`")
     device = traits.Str("cpu", usedefault=True)
     model = traits.Str(usedefault=True, desc="checksum of the network's weights, so that others do not reuse results")
 
@@ -66,7 +67,8 @@ class BrainOf(base.Step):
         method = METHODS.get("mask", "auto")
         with base.about(self.inputs.in_file):
             options = placed(method, self.inputs.device)
-            mask, info = extract_brain(volume.data, image, method.load(), method.configure(), **options)
+            params = method.configure(self.inputs.parameters)
+            mask, info = extract_brain(volume.data, image, method.load(), params, **options)
         info["warnings"] = [f"T1w image: {text}" for text in info["warnings"]]
         return {"mask": base.save(folder, "mask", mask, image), "info": base.save_info(folder, info)}
 

@@ -13,7 +13,7 @@ from qsmprep.core.masking.bet import bet
 from qsmprep.core.parameters import AgreedMaskParams, BetParams, UnetrParams
 from qsmprep.core.registration import overlap
 from qsmprep.core.results import Mask
-from qsmprep.errors import DataError
+from qsmprep.errors import NotSeenError
 from qsmprep.networks.segmentation import checked, unetr_mask
 
 
@@ -73,11 +73,11 @@ def agreed_mask(
     surface, problem = None, None
     try:
         surface = bet(image, grid, BetParams(params.fraction))
-    except DataError as error:
+    except NotSeenError as error:
         problem = error
     try:
         learned = unetr_mask(image, grid, UnetrParams(params.threshold, params.weights), device=device)
-    except DataError as error:
+    except NotSeenError as error:
         if surface is None:
             raise (problem or error) from None
         told = "the network that checks the brain mask found no brain: look at the mask"

@@ -143,9 +143,9 @@ def check_weights(settings: Settings) -> None:
     UsageError, MissingFileError, DataError
         Naming the method and the folder.
     """
-    for step, name in settings.chosen():
+    for step, name in (*settings.chosen(), ("mask", "auto")):  # T1w images take that, whatever --mask says
         method = METHODS.get(step, name)
-        if not method.learned:
+        if not method.learned or getattr(settings.params(step, name), "share", 1.0) == 0:
             continue
         folder = settings.params(step, name).weights
         if folder and not Path(folder).is_absolute():

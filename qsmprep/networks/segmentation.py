@@ -20,7 +20,7 @@ from qsmprep.core.masking.morphology import fill_holes, largest_component
 from qsmprep.core.masking.resample import isotropic_grid, resample
 from qsmprep.core.parameters import UnetrParams
 from qsmprep.core.results import FloatVolume, Mask
-from qsmprep.errors import DataError, OutOfMemoryError
+from qsmprep.errors import DataError, NotSeenError, OutOfMemoryError
 from qsmprep.networks.pedqnet import NUCLEI, OTHER_SIDE, SIDES
 from qsmprep.networks.weights import load
 
@@ -129,7 +129,7 @@ def unetr_mask(
         brain = fill_holes(largest_component(brain))
     volume_ml = float(brain.sum()) * grid.voxel_volume_mm3 / 1e3
     if volume_ml < MIN_BRAIN_ML:
-        raise DataError(
+        raise NotSeenError(
             f"no brain was found in the magnitude ({volume_ml:.0f} mL)",
             expected="an image of a head, with its brain mostly inside the field of view",
             remedy="look at the image; try --mask bet or --mask threshold, or give a mask with --derivatives",
@@ -217,7 +217,7 @@ def unetr_nuclei(
     classes = np.where(mask & (1 - fine[0] >= params.threshold), 1 + fine[1:].argmax(axis=0), 0)
     labels, volumes = cleaned(classes, grid)
     if not volumes:
-        raise DataError(
+        raise NotSeenError(
             "no deep grey nuclei were found on the map",
             expected="a susceptibility map of a head that holds the basal ganglia",
             remedy="look at the map; take --segmentation atlas, or give labels with --derivatives",

@@ -119,9 +119,10 @@ def _field_part(workflow: LiterateWorkflow, acquisition: Acquisition, settings: 
 
 def _brain_node(acquisition: Acquisition, settings: Settings) -> pe.Node:
     """The node that extracts the brain, or takes the mask that is given."""
-    learned = METHODS.get("mask", settings.mask).learned
+    learned = METHODS.get("mask", settings.mask).learned and acquisition.given_mask is None
+    parts = computed(settings, "mask", settings.mask) if learned else _chosen(settings, "mask", settings.mask)
     brain = _node(
-        BrainMask(**computed(settings, "mask", settings.mask)),
+        BrainMask(**parts),
         "brain",
         settings.omp_nthreads if learned else 1,
         SEGMENTER_GB * learned,
@@ -224,7 +225,7 @@ def model_of(settings: Settings, step: str, name: str) -> str:
         When there are no such weights, or they have no card that can be read.
     """
     method = METHODS.get(step, name)
-    if not method.learned:
+    if not method.learned or getattr(settings.params(step, name), "share", 1.0) == 0:
         return ""
     return find_weights(method.model or name, settings.params(step, name).weights).sha256
 

@@ -23,6 +23,7 @@ from qsmprep.errors import MissingFileError
 from qsmprep.interfaces.regions import LabelsToMap, MeasureRegions, PublishRegions
 from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
+from qsmprep.workflows.acquisition import model_of
 from qsmprep.workflows.outputs import dataset_links
 from qsmprep.workflows.segment import Source, add_source, atlas_files, check_segmentation
 from qsmprep.workflows.stages import stage_node
@@ -102,6 +103,9 @@ def regions_text(segmentations: tuple[Segmentation, ...], settings: Settings) ->
                 "Labels were moved to the contrast of the image and of the first susceptibility map by expectation "
                 "maximisation with the probabilities of the atlas as priors"
             )
+            method, params = METHODS.get("sighting", "t1wunetr"), settings.params("sighting", "t1wunetr")
+            if params.share > 0:
+                said.append(f"{method.describe(params)} [{'; '.join(f'@{key}' for key in method.citations)}]")
             said.append(
                 "Labels of red nucleus, substantia nigra and subthalamic nucleus are those of CIT168 [@pauli2018]"
             )
@@ -220,7 +224,12 @@ def _publish_labels(
 ) -> None:
     sources = bids_uris((segmentation.file,), settings.out_dir, dataset_links(settings))
     text = f"Regions of the segmentation {segmentation.name} on the grid of the maps, looked up without interpolation"
-    sidecar = Sidecar(text, sources, extra={"SoftwareVersion": f"qsmprep {qsmprep_version()}"})
+    extra = {"SoftwareVersion": f"qsmprep {qsmprep_version()}"}
+    used = {"unetr": ("nuclei", "unetr"), "atlas": ("sighting", "t1wunetr") if settings.sees_t1w else None}
+    network = used.get(segmentation.method)
+    if network and model_of(settings, *network):
+        extra["NetworkWeights"] = model_of(settings, *network)[:12]
+    sidecar = Sidecar(text, sources, extra=extra)
     node = pe.Node(
         PublishRegions(
             out_file=str(derivative_path(settings.out_dir, acquisition, "dseg", seg=segmentation.name)),

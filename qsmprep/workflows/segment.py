@@ -153,7 +153,9 @@ def _t1w_brain(workflow: LiterateWorkflow, acquisition: Acquisition, settings: S
     """The node that extracts the brain of the T1w image, one for all that needs it."""
     node = workflow.get_node("t1w_brain")
     if node is None:
-        step = BrainOf(in_file=str(acquisition.t1w), model=model_of(settings, "mask", "auto"))
+        parameters = dataclasses.asdict(settings.params("mask", "auto"))
+        model = model_of(settings, "mask", "auto")
+        step = BrainOf(in_file=str(acquisition.t1w), parameters=parameters, model=model)
         node = pe.Node(step, name="t1w_brain", mem_gb=SEGMENTER_GB)
         workflow.add_nodes([node])
     return node
@@ -205,6 +207,8 @@ def _atlas(workflow: LiterateWorkflow, acquisition: Acquisition, settings: Setti
             classes=str(classes),
             method="atlas",
             parameters=dataclasses.asdict(settings.params("segmentation", "atlas")),
+            sighting=dataclasses.asdict(settings.params("sighting", "t1wunetr")),
+            model=model_of(settings, "sighting", "t1wunetr"),
         ),
         name="refined",
         mem_gb=3.0,

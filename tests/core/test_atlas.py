@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from qsmprep.bids.tables import read_label_table
-from qsmprep.core.atlas import Probabilities, refine_labels
+from qsmprep.core.atlas import Probabilities, Sighting, refine_labels
 from qsmprep.core.parameters import NormalisationParams
 from qsmprep.core.refine import WIDEST, Model, _distributions, refine
 from qsmprep.core.registration import Volume, overlap
 from qsmprep.core.template import write_matrix
 from qsmprep.errors import DataError
-from qsmprep.interfaces.refinement import load_probabilities
+from qsmprep.interfaces.refinement import judge, load_probabilities
 from qsmprep.workflows.segment import atlas_files, probability_files
 
 SHAPE = (44, 36, 32)
@@ -161,6 +163,38 @@ def test_probabilities_are_interpolated_on_finer_heads(tmp_path):
         assert overlap(found.labels == label, classes == k) > 0.9
 
 
+def test_a_network_brings_labels_where_registration_did_not(tmp_path):
+    """It sees the structures on a grid of its own; beyond it, and in what it does not know, the atlas is believed."""
+    t1w, _ = images(TRUTH)
+    atlas = Probabilities(shares_of(ATLAS), AFFINE, INDEX, TISSUE, (2, 3, 4))
+    still = [write_matrix(np.eye(4), tmp_path / "still.mat")]
+    image, brain = Volume(t1w, AFFINE), np.ones(SHAPE, bool)
+    registered = np.array(INDEX, np.int32)[ATLAS]
+    fine = AFFINE @ np.diag([0.5, 0.5, 0.5, 1.0])
+    fine[:3, 3] += AFFINE[:3, :3] @ (2.25, 3.25, 4.25) - 0.5 * np.diag(AFFINE)[:3]
+    inner = TRUTH[2:-2, 3:-3, 4:-4]
+    known = np.stack([~np.isin(inner, (0, 1, 2)), *(inner == k for k in (2, 0, 1))]).astype(np.float32)
+    sighting = Sighting(known.repeat(2, 1).repeat(2, 2).repeat(2, 3), fine, (0, 50, 11, 13))
+
+    def labels(share: float) -> np.ndarray:
+        return refine_labels(image, brain, registered, atlas, still, PARAMS, sighting=sighting, share=share).labels
+
+    alone = refine_labels(image, brain, registered, atlas, still, PARAMS)
+    assert np.array_equal(labels(0.0), alone.labels)
+    found = labels(0.9)
+    for label, k in ((11, 0), (13, 1), (50, 2)):
+        assert overlap(found == label, k == TRUTH) > 0.97 > 0.8 > overlap(alone.labels == label, k == TRUTH)
+    assert overlap(found == 52, ATLAS == 3) > 0.5, "what the network does not know is the atlas'"
+    assert overlap(found == 52, alone.labels == 52) > 0.5
+    moved = sighting.affine.copy()
+    moved[:3, 3] += (0.0, 16.0, 0.0)
+    lost = replace(sighting, affine=moved)
+    wrong = refine_labels(image, brain, registered, atlas, still, PARAMS, sighting=lost, share=0.9)
+    assert min(wrong.kept.values()) == 1.0 > 0.1 > wrong.overlaps[11]
+    assert judge(wrong, True)[0].startswith("labels lie nowhere near")
+    assert judge(refine_labels(image, brain, registered, atlas, still, PARAMS, sighting=sighting), True) == []
+
+
 def test_embedded_probabilities():
     """They are those of the label map, the same on both sides, and never more than 1 together."""
     atlas = load_probabilities(*probability_files())
@@ -169,11 +203,12 @@ def test_embedded_probabilities():
     labels = nib.load(file)
     assert {i for i in atlas.index if i} <= set(read_label_table(table))
     codes = np.asarray(labels.dataobj)
+    assert atlas.tissue[atlas.index.index(17)] == atlas.tissue[atlas.index.index(53)]
     for place, index in enumerate(atlas.index):
         if index not in (10, 11, 12, 13):
             continue
         twin = atlas.index.index(index + 39)
-        assert atlas.tissue[place] == atlas.tissue[twin]
+        assert atlas.tissue[place] != atlas.tissue[twin], "iron may differ between the sides"
         np.testing.assert_allclose(atlas.shares[place], atlas.shares[twin][::-1], atol=0.05)
         mm3 = atlas.shares[place].sum() * abs(np.linalg.det(atlas.affine))
         assert abs(mm3 / (codes == index).sum() - 1) < 0.2
@@ -188,3 +223,20 @@ def atlas_files_of():
         atlas = None
 
     return atlas_files(NoAtlas())
+
+
+def test_where_the_atlas_ends_the_network_does_not_win_by_nothing(tmp_path):
+    """Its probability of a structure is never quite zero, and the atlas has a border within the head."""
+    t1w, _ = images(TRUTH)
+    cut = shares_of(ATLAS)
+    cut[:, :, :6] = 0
+    atlas = Probabilities(cut, AFFINE, INDEX, TISSUE, (2, 3, 4))
+    still = [write_matrix(np.eye(4), tmp_path / "still.mat")]
+    seen = np.full((5, *SHAPE), 0.002, np.float32)
+    seen[0] = 0.992
+    registered = np.array(INDEX, np.int32)[ATLAS]
+    registered[5, 1, 5] = 11  # so that the border is looked at
+    sighting = Sighting(seen, AFFINE, (0, 11, 13, 50, 52))
+    brain = np.ones(SHAPE, bool)
+    found = refine_labels(Volume(t1w, AFFINE), brain, registered, atlas, still, PARAMS, sighting=sighting, share=1.0)
+    assert not found.labels[:, :6].any()

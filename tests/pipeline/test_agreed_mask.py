@@ -11,14 +11,17 @@ import pytest
 from scipy import ndimage
 from test_pediatric import EXAMPLE, head_of
 
+from qsmprep.cli.parser import parse_settings
 from qsmprep.core.grid import Grid
 from qsmprep.core.methods import METHODS
 from qsmprep.core.parameters import AgreedMaskParams
 from qsmprep.core.registration import overlap
-from qsmprep.errors import DataError, MissingFileError
+from qsmprep.errors import DataError, MissingFileError, UsageError
 from qsmprep.interfaces.masks import BrainMask, extract_brain
 from qsmprep.interfaces.registration import BrainOf
 from qsmprep.networks.agreed import agreed_mask
+from qsmprep.networks.card import check_weights
+from qsmprep.networks.weights import weight_path
 
 
 @pytest.fixture(scope="module")
@@ -71,16 +74,50 @@ def test_the_agreement_that_is_asked_for_is_a_parameter(head):
     assert extract_brain(leaky, image, agreed_mask, AgreedMaskParams(agreement=0.0))[1]["used"] == "bet"
 
 
-def test_one_mask_is_enough_and_none_is_an_error(tmp_path):
+def test_what_is_no_head_is_an_error(tmp_path):
     grid = Grid((64, 64, 64), (3.0, 3.0, 3.0))
-    radius = np.linalg.norm(np.indices(grid.shape) - 31.5, axis=0)
-    rng = np.random.default_rng(0)
-    noise = rng.rayleigh(1.0, grid.shape).astype(np.float32)
+    noise = np.random.default_rng(0).rayleigh(1.0, grid.shape).astype(np.float32)
     with pytest.raises(DataError, match="nothing but noise"):
         agreed_mask(noise, grid)
     tiny = Grid((64, 64, 64), (0.4, 0.4, 0.4))  # a ball of 5 mL
-    ball = np.where(radius < 26, 100.0, 1.0).astype(np.float32) + noise
+    ball = np.where(np.linalg.norm(np.indices(grid.shape) - 31.5, axis=0) < 26, 100.0, 1.0).astype(np.float32)
     with pytest.raises(DataError, match="no brain was found"):
-        agreed_mask(ball, tiny)
+        agreed_mask(ball + noise, tiny)
     with pytest.raises(MissingFileError):
-        agreed_mask(ball, grid, AgreedMaskParams(weights=str(tmp_path / "none")))
+        agreed_mask(ball + noise, grid, AgreedMaskParams(weights=str(tmp_path / "none")))
+
+
+def test_one_of_both_is_enough(head):
+    """The image is much too large for a head, which BET does not mind; then it holds nothing for BET."""
+    magnitude, image, brain = head
+    mm = image.header.get_zooms()
+    whole = magnitude[:, :, brain.any(axis=(0, 1))][:, :, 10:14]
+    slab = Grid(whole.shape, tuple(float(v) for v in mm))
+    try:
+        bet = METHODS.get("mask", "bet").load()(whole, slab)
+    except DataError:
+        bet = None
+    found = agreed_mask(whole, slab)
+    assert bet is None, "BET finds nothing in four slices"
+    assert (found.info["used"], found.info["agreement"]) == ("unetr", 0.0)
+    assert "BET found no brain" in found.info["warnings"][0]
+
+
+def test_damaged_weights_are_told_and_not_taken_for_a_missing_brain(head, tmp_path):
+    magnitude, image, _ = head
+    for suffix in (".json", ".safetensors"):
+        content = weight_path("brainmask").with_suffix(suffix).read_bytes()
+        (tmp_path / f"brainmask{suffix}").write_bytes(content if suffix == ".json" else content[:-100])
+    with pytest.raises(DataError, match="brainmask") as caught:
+        extract_brain(magnitude, image, agreed_mask, AgreedMaskParams(weights=str(tmp_path)))
+    assert caught.value.file == str(tmp_path / "brainmask.safetensors")
+
+
+def test_words_for_a_mask_that_does_not_run_are_refused(tmp_path):
+    words = [str(tmp_path), str(tmp_path / "out"), "participant", "--param", "bet.fraction=0.4"]
+    with pytest.raises(UsageError, match=r"auto\.fraction"):
+        parse_settings(words)
+    assert parse_settings([*words, "--mask", "bet"]).params("mask", "bet").fraction == 0.4
+    nowhere = parse_settings([*words[:3], "--mask", "bet", "--param", f"auto.weights={tmp_path / 'nowhere'}"])
+    with pytest.raises(MissingFileError, match="brainmask"):
+        check_weights(nowhere)

@@ -27,7 +27,7 @@ from qsmprep.core.masking.morphology import fill_holes, largest_component
 from qsmprep.core.masking.resample import average, centre_shift_mm, coarse_grid, interpolate
 from qsmprep.core.parameters import BetParams
 from qsmprep.core.results import FloatVolume, Mask
-from qsmprep.errors import DataError
+from qsmprep.errors import DataError, NotSeenError
 
 WORK_MM = 1.0
 """Finer voxels are averaged to this size before the surface moves; it is filled on the full grid."""
@@ -159,7 +159,7 @@ def bet(magnitude: NDArray[np.floating], grid: Grid, params: BetParams | None = 
             break
     if found is not None:
         return found
-    raise DataError(
+    raise NotSeenError(
         "no brain was found in the magnitude image",
         expected="a bright brain in a dark skull",
         remedy="give a mask, or use `--mask threshold` for anything but a head",

@@ -36,6 +36,17 @@ METHODS = (
         ("avants2008", "tustison2021", "fonov2011"),
     ),
     Method(
+        "sighting",
+        "t1wunetr",
+        "UNETR segmentation of the T1w image",
+        "qsmprep.networks.t1w:sight",
+        p.SightingParams,
+        "In these probabilities those of caudate, putamen, pallidum and thalamus are by {share:g} those of a UNETR of "
+        "qsmprep that was trained on heads of simulated contrast",
+        ("hatamizadeh2022", "billot2023"),
+        model="subcortical_t1w",
+    ),
+    Method(
         "nuclei",
         "unetr",
         "UNETR segmentation",

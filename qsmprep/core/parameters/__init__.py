@@ -60,6 +60,7 @@ from qsmprep.core.parameters.roi import (
     CoregistrationParams,
     NormalisationParams,
     RoiParams,
+    SightingParams,
 )
 
 __all__ = [
@@ -99,6 +100,7 @@ __all__ = [
     "RomeoParams",
     "RtsParams",
     "SharpParams",
+    "SightingParams",
     "TfiParams",
     "TgvParams",
     "ThresholdMaskParams",

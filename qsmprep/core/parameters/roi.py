@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qsmprep.core.parameters.networks import WEIGHTS
 from qsmprep.core.registry import parameter
 
 
@@ -53,3 +54,13 @@ class NormalisationParams:
     outliers: float = parameter(
         0.001, "density, against the widest tissue's peak, below which a value says nothing", low=1e-9, high=1.0
     )
+
+
+@dataclass(frozen=True)
+class SightingParams:
+    """Parameters of the network that sees the deep grey nuclei on the image that the atlas was brought to."""
+
+    share: float = parameter(
+        0.8, "share of the network in the probabilities of the atlas; 0 does without it", low=0.0, high=1.0
+    )
+    weights: str = parameter("", WEIGHTS)
