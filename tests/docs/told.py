@@ -102,6 +102,8 @@ HOW = {
     "python benchmarks/networks.py --update-readme": How("benchmark", "-h", HOURS),
     "python benchmarks/segmentation.py": How("benchmark", "-h", HOURS),
     "python benchmarks/pediatric.py": How("benchmark", "-h", HOURS),
+    "python benchmarks/atlas_heads.py": How("benchmark", "-h", HOURS),
+    "python benchmarks/atlas_dice.py": How("benchmark", "-h", "its heads are not in the repository"),
     "python benchmarks/gpu.py": How("benchmark", "-h", "there is no GPU"),
     # installing
     "python3 -m venv .venv && . .venv/bin/activate": How("install"),

@@ -12,6 +12,7 @@ from training_cases import tiny, write_head
 from qsmprep.errors import DataError, MissingFileError
 from qsmprep.networks.pedqnet import CLASSES
 from qsmprep.networks.segmentation import normalised, standardised
+from qsmprep.training import t1w_task
 from qsmprep.training.draw import Dice
 from qsmprep.training.heads import (
     FIRST_NUCLEUS,
@@ -142,6 +143,29 @@ def test_a_mirrored_window_keeps_left_left_and_its_physics(head):
     torch.testing.assert_close(turned.geometry.field(turned.chi), window.geometry.field(window.chi).flip(-3))
 
 
+def test_images_of_a_posed_head_keep_left_left_and_are_t1_weighted(head):
+    """Fluid is darker than white matter, and cortex too; labels are those of the tissues, whatever the contrast."""
+    posed = t1w_task.draw(Dice.of(5), (head,), 32, 3.0, NucleiParams(pose=STILL))
+    others = [posed.mirrored(Dice.of(seed)) for seed in range(8)]
+    turned = next(other for other in others if other is not posed)
+    for one in (posed, turned, t1w_task.Posed.of(posed.state())):
+        labels = labels_of(one.tissues)
+        places = [(labels == side).nonzero()[:, 0].float().mean() for side in (1, 2)]
+        assert places[0] < places[1]
+    assert torch.equal(turned.brain, posed.brain.flip(0))
+    for seed in range(20):
+        level, grain = t1w_task.t1_weighted(Dice.of(seed))
+        assert level[1] < level[2] and level[4] < level[2] and level[3] < level[2]
+        assert (level[[15, 16]] > level[[11, 12]] - 0.1).all(), (
+            "the pallidum is nearer to white matter than the caudate"
+        )
+        assert torch.equal(level >= 0, torch.ones_like(level, dtype=torch.bool))
+        assert grain.shape == level.shape
+    image, labels = t1w_task.shown(Dice.of(7), posed, 3.0, ImageParams(cut_chance=0.0))
+    assert torch.equal(labels, labels_of(posed.tissues))
+    assert torch.isfinite(image).all() and image.min() >= 0 and 0.9 < float(image[posed.brain].max()) < 2.5
+
+
 def test_overlaps():
     share = torch.zeros(1, 1, 8, 8, 8)
     share[..., :4] = 1
@@ -173,6 +197,7 @@ def test_scales_do_not_matter_to_what_segmenters_see():
     [
         ("brainmask", {**UNET, "voxel_mm": 4.0}),
         ("subcortical", {**UNET, "voxel_mm": 3.0}),
+        ("subcortical_t1w", {**UNET, "voxel_mm": 3.0}),
         ("nnunet", {"filters": [8, 16, 24]}),
         ("pedqnet", {"filters": [8, 16, 24], "segmentation": {**UNET, "voxel_mm": 3.0}}),
     ],
@@ -191,7 +216,7 @@ def test_training_lowers_the_loss_and_resumes(tmp_path, head, network, model):
     log = [line.split(",") for line in (tmp_path / "whole" / "log.csv").read_text().splitlines()[1:]]
     losses = [float(row[3]) for row in log]
     assert all(np.isfinite(losses))
-    if network in ("brainmask", "subcortical"):
+    if network in ("brainmask", "subcortical", "subcortical_t1w"):
         assert np.mean(losses[-3:]) < np.mean(losses[:3])
         assert float(log[-1][5]) > 0
 
