@@ -19,6 +19,9 @@ from qsmprep.networks.weights import load
 LEAST = 0.01
 """Probability of any nucleus from which on a voxel is kept."""
 
+LEAST_MM3 = 2000.0
+"""All nuclei together have at least this volume in mm^3; those of a newborn have several times as much."""
+
 ROOM = 40
 """Voxels that the window may move from where it begins."""
 
@@ -88,7 +91,7 @@ def sight(
     )
     seen, about = normalised(seen, share > 0.5)[part].to(device), about[part].to(device)
     shares = torch.softmax(found_by(network, seen[None], about, search=False), dim=0).cpu().numpy()
-    if 1 - float(shares[0].min()) < 0.5:
+    if np.count_nonzero(shares.argmax(axis=0)) * work.voxel_volume_mm3 < LEAST_MM3:
         raise NotSeenError(
             "no deep grey nuclei were found on the image", expected="a head that holds the basal ganglia"
         )

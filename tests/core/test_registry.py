@@ -19,6 +19,7 @@ from qsmprep.errors import UsageError
 ALL = list(METHODS)
 IDS = [f"{method.step}-{method.name}" for method in ALL]
 LEADING = {
+    "mask": ("magnitude", "grid", "params"),
     "unwrap": ("phase_rad", "magnitude", "mask", "te_s", "grid", "params"),
     "combine": ("unwrapped_rad", "phase_rad", "magnitude", "mask", "te_s", "params"),
     "background": ("field_ppm", "mask", "grid", "params", "weights", "device"),

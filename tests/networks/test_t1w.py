@@ -84,9 +84,10 @@ def test_bad_input(head, tmp_path):
         sight(image, brain[1:], brain)
     with pytest.raises(DataError, match="no brain"):
         sight(image, brain & False, brain)
-    flat = Volume(np.ones_like(image.data), image.affine)
-    with pytest.raises(DataError, match="no deep grey nuclei"):
-        sight(flat, brain, brain)
+    rng = np.random.default_rng(0)
+    for nothing in (np.ones_like(image.data), np.zeros_like(image.data), rng.random(image.data.shape)):
+        with pytest.raises(DataError, match="no deep grey nuclei"):
+            sight(Volume(nothing, image.affine), brain, brain)
     with pytest.raises(MissingFileError, match="subcortical_t1w"):
         sight(image, brain, brain, weights=str(tmp_path))
 
