@@ -38,7 +38,7 @@ METHODS = (
     Method(
         "sighting",
         "t1wunetr",
-        "UNETR segmentation of the T1w image",
+        "UNETR beside the atlas",
         "qsmprep.networks.t1w:sight",
         p.SightingParams,
         "In these probabilities those of caudate, putamen, pallidum and thalamus are by {share:g} those of a UNETR of "
