@@ -3,7 +3,7 @@
 ::
 
     python benchmarks/atlas_heads.py                    label maps 12 to 15, which nothing was trained on or built of
-    python benchmarks/atlas_heads.py --heads 12 --update-readme
+    python benchmarks/atlas_heads.py --heads 12 15 --update-readme    some of them, five minutes each
 
 A head is a label map, turned, stretched and bent on cubes of half a millimetre and averaged over voxels of 1 mm: a
 T1-weighted image with the shading of a coil and noise, and a susceptibility map with texture and with the coloured
@@ -32,13 +32,14 @@ from qsmprep.core.registration import Volume, normalise, overlap
 from qsmprep.interfaces.masks import extract_brain
 from qsmprep.interfaces.refinement import SIGHTED, load_probabilities
 from qsmprep.interfaces.registration import template_brain
+from qsmprep.networks.pedqnet import SIDES
 from qsmprep.workflows.segment import embedded_atlas, probability_files
 
 LABELS = Path(__file__).resolve().parents[2] / "shared" / "data" / "head-labels"
 SEED = 5000
 FINE_MM = 0.5
 OUTER = 500
-NUCLEI = {"thalamus": (10, 49), "caudate": (11, 50), "putamen": (12, 51), "pallidum": (13, 52)}
+NUCLEI = {name: SIDES[name] for name in ("thalamus", "caudate", "putamen", "pallidum")}
 
 OTHER_SIDE = {2: 41, 3: 42, 4: 43, 5: 44, 7: 46, 8: 47, 10: 49, 11: 50, 12: 51, 13: 52, 17: 53, 18: 54, 26: 58, 28: 60}
 OTHER_SIDE |= {30: 62, 31: 63}

@@ -16,6 +16,7 @@ from qsmprep.core.registration import Volume, overlap
 from qsmprep.errors import DataError, MissingFileError
 from qsmprep.interfaces.refinement import SIGHTED, RefineLabels
 from qsmprep.networks.card import card_path, check_weights
+from qsmprep.networks.segmentation import CODES as CLASSES
 from qsmprep.networks.t1w import sight
 
 COHORT = Path(__file__).parents[2] / "bids_examples" / "cohort"
@@ -102,6 +103,7 @@ def test_the_card_says_how_it_was_trained():
 def test_what_the_network_sees_reaches_the_labels_or_a_warning(head, tmp_path):
     """The step of the graph: with a share of zero the network is left alone; where it sees nothing a word is said."""
     image, brain, truth = head
+    assert set(SIGHTED) == set(CLASSES[1:]), "what is looked for is what the network knows"
     near = np.isin(truth, SIGHTED)
     seen, info = RefineLabels(sighting={"share": 0.8})._seen(image, brain, truth)
     assert seen["share"] == 0.8
