@@ -187,11 +187,17 @@ def learn(args: argparse.Namespace, command: Sequence[str]) -> int:
         labels = material.NEARBY
         print(f"label maps: {labels}")
     task = task_of(args.network)
-    found = material.gather(labels, args.chi, params.hold_out, device, heads=task.heads, patches=task.patches)
-    print(f"{args.network} by {recipe.name}: {found.sentence}", flush=True)
+    heads = task.heads or params.scans.count > 0
+    found = material.gather(labels, args.chi, params.hold_out, device, heads=heads, patches=task.patches)
     out = args.out or Path("training", args.network)
-    opened = record.open_record(out, command, recipe, found, device, (params.start, params.segmenter))
     make_folder(out)
+    with Interrupt() as interrupt:
+        found = material.with_scans(found, params, out, stop=lambda: interrupt.code > 0, report=tell_scan)
+    if interrupt.code:
+        print("qsmprep-train: interrupted; the same command goes on with the scans", file=sys.stderr)
+        return interrupt.code
+    print(f"{args.network} by {recipe.name}: {found.sentence}", flush=True)
+    opened = record.open_record(out, command, recipe, found, device, (params.start, params.segmenter))
     if not (out / "checkpoint.pt").exists():
         record.write_record(out, opened)
     fastest = torch.backends.cudnn.flags(enabled=True, benchmark=True)
@@ -211,6 +217,12 @@ def learn(args: argparse.Namespace, command: Sequence[str]) -> int:
     if args.export is not None:
         export(args, params, state, opened, out)
     return 0
+
+
+def tell_scan(done: int, count: int) -> None:
+    """Say how many scans there are."""
+    if done == count or done % 10 == 0:
+        print(f"{done} of {count} scans of heads", flush=True)
 
 
 def export(args: argparse.Namespace, params: TrainParams, state: State, record: dict[str, object], out: Path) -> None:

@@ -158,10 +158,15 @@ class QSMNetwork(nn.Module):
         return [to_space(output, self.shuffle).float() + skip for output in outputs]
 
     def prepare(
-        self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry, magnitude: torch.Tensor | None = None
+        self,
+        field: torch.Tensor,
+        mask: torch.Tensor,
+        geometry: Geometry,
+        magnitude: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
     ) -> torch.Tensor | None:
         """Slow input without parameters, handed to ``forward`` as option ``prepared``; odd in the field."""
-        return variation_maps(field, mask, geometry, magnitude) if self.inputs == "variation" else None
+        return variation_maps(field, mask, geometry, magnitude, weights) if self.inputs == "variation" else None
 
     def convolve(self, entry: torch.Tensor, **options: Any) -> list[torch.Tensor]:
         """The convolutional part: from the input channels to the output before depth to space, one an iteration."""

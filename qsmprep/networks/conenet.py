@@ -185,10 +185,15 @@ class ConeNet(QSMNetwork):
         return outputs
 
     def prepare(
-        self, field: torch.Tensor, mask: torch.Tensor, geometry: Geometry, magnitude: torch.Tensor | None = None
+        self,
+        field: torch.Tensor,
+        mask: torch.Tensor,
+        geometry: Geometry,
+        magnitude: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The maps to start from, ``(batch, 2, nx, ny, nz)``; they change sign with the field."""
-        return variation_maps(field, mask, geometry, magnitude)
+        return variation_maps(field, mask, geometry, magnitude, weights)
 
     def step(self, entry: torch.Tensor, features: torch.Tensor | None, code: torch.Tensor) -> torch.Tensor:
         """Features of one step from the channels and the features of the step before, then (before depth to

@@ -25,6 +25,7 @@ from qsmprep.networks.geometry import Geometry, field_scale, noise_ratio
 from qsmprep.networks.invnet import SYNTHETIC, TARGET, QSMInvNet
 from qsmprep.networks.plan import plan_tiles, smaller
 from qsmprep.networks.tiles import Tiles
+from qsmprep.networks.trust import trusted
 from qsmprep.networks.weights import load
 
 LOG = logging.getLogger("qsmprep.networks")
@@ -117,7 +118,8 @@ def invert(
     params : dataclass
         One of the parameter classes of the networks; what it does not have is as trained.
     weights : (nx, ny, nz) array, optional
-        Relative reliability of the field; used only where a network is adapted by the physics.
+        Relative reliability of the field. Where it is low, the network is given what the rest of the field lets
+        expect instead (:func:`qsmprep.networks.trust.trusted`).
     magnitude : (nx, ny, nz) array, optional
         Its edges guide networks that were trained with it (ConeNet and those of ``inputs: variation``).
     rad_per_ppm : optional
@@ -158,12 +160,19 @@ def invert(
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         image = problem.cut(magnitude)
         guide = None if image is None else frame.enter(image)
-        runner = Runner(network, field / scale, inside, guide, Geometry(frame.grid, device=problem.device), params)
+        trust = None if weights is None else relative(frame.enter(problem.weights), inside)
+        geometry = Geometry(frame.grid, device=problem.device)
+        runner = Runner(network, field / scale, inside, guide, geometry, params, trust)
         info |= runner.adapt(frame, problem, float(scale))
         with reused_memory(problem.device):
             chi, tiles = runner.run()
     info["tiles"] = tiles
     return Susceptibility(problem.paste(frame.leave(chi * scale)), iterations=count, info=info)
+
+
+def relative(weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Weights of any size as how far a voxel can be trusted: its weight over their median in the mask, at most 1."""
+    return (weights / weights[mask > 0].median().clamp_min(torch.finfo(torch.float32).tiny)).clamp_max(1.0)
 
 
 def describe(card: Card, grid: Grid, noise_ppm: float, title: str) -> dict[str, Any]:
@@ -189,8 +198,8 @@ class Runner:
     ----------
     network : QSMNetwork
         In evaluation mode.
-    field : (1, 1, nx, ny, nz) torch.Tensor
-        Divided by its spread.
+    measured : (1, 1, nx, ny, nz) torch.Tensor
+        Field, divided by its spread.
     mask : (1, 1, nx, ny, nz) torch.Tensor
         1 inside.
     magnitude : (1, 1, nx, ny, nz) torch.Tensor, optional
@@ -199,14 +208,17 @@ class Runner:
         Of the volume.
     params : dataclass
         Of the method.
+    weights : (1, 1, nx, ny, nz) torch.Tensor, optional
+        How far each voxel's field can be trusted, 0 to 1.
     """
 
     network: QSMNetwork
-    field: torch.Tensor
+    measured: torch.Tensor
     mask: torch.Tensor
     magnitude: torch.Tensor | None
     geometry: Geometry
     params: Any
+    weights: torch.Tensor | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -217,9 +229,19 @@ class Runner:
         }
 
     @cached_property
+    def start(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The field that the network is given, and what it prepares for it, if anything."""
+        return trusted(self.network, self.measured, self.mask, self.geometry, self.magnitude, self.weights)
+
+    @property
+    def field(self) -> torch.Tensor:
+        """The field that the network is given."""
+        return self.start[0]
+
+    @property
     def prepared(self) -> torch.Tensor | None:
-        """What the network prepares for the volume, if anything."""
-        return self.network.prepare(self.field, self.mask, self.geometry, self.magnitude)
+        """What the network prepares for it, if anything."""
+        return self.start[1]
 
     def adapt(self, frame: Frame, problem: Problem, scale_ppm: float) -> dict[str, Any]:
         """Adapt the network to the volume where that is asked for, and tell what came of it."""
@@ -257,19 +279,19 @@ class Runner:
 
         Where memory does not suffice, tiles of half the edge are tried.
         """
-        shape = tuple(n // self.network.shuffle for n in self.field.shape[-3:])
-        tiles: Tiles | None = plan_tiles(self.network, shape, getattr(self.params, "tile", 0), self.field.device)
+        shape = tuple(n // self.network.shuffle for n in self.measured.shape[-3:])
+        tiles: Tiles | None = plan_tiles(self.network, shape, getattr(self.params, "tile", 0), self.measured.device)
         while tiles is not None:
             try:
                 return self.attempt(tiles), tiles.count(shape)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-            if self.field.is_cuda:
+            if self.measured.is_cuda:
                 torch.cuda.empty_cache()
             tiles = smaller(self.network, tiles, shape)
         raise OutOfMemoryError(
-            f"there is not enough memory on {self.field.device} for the network, even in the smallest tiles",
+            f"there is not enough memory on {self.measured.device} for the network, even in the smallest tiles",
             remedy="run again with more memory, or on another device",
         )
 

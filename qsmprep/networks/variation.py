@@ -30,7 +30,11 @@ REFRESH = 2
 
 @torch.no_grad()
 def variation_maps(
-    field: torch.Tensor, mask: torch.Tensor, geometry: Geometry, magnitude: torch.Tensor | None = None
+    field: torch.Tensor,
+    mask: torch.Tensor,
+    geometry: Geometry,
+    magnitude: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Susceptibility with a strong and with a weak total-variation penalty.
 
@@ -48,6 +52,8 @@ def variation_maps(
         Of all volumes.
     magnitude : (batch, 1, nx, ny, nz) torch.Tensor, optional
         In any unit; one that is the same everywhere is as good as none.
+    weights : (batch, 1, nx, ny, nz) torch.Tensor, optional
+        How far each voxel's field can be trusted, 0 to 1: how much of it is taken for the field of the map itself.
 
     Returns
     -------
@@ -57,22 +63,28 @@ def variation_maps(
     space = Spectral(geometry.grid, ITERATIVE_PAD, geometry.device)
     edge = geometry.grid.voxel_volume_mm3 ** (1.0 / 3.0)
     fields, masks = field[:, 0].float(), mask[:, 0].float()
+    shares = masks if weights is None else masks * weights[:, 0].float()
     together = max(1, TOGETHER // math.prod(space.shape))
     parts = []
     for begin in range(0, len(field), together):
         part = slice(begin, begin + together)
         images = None if magnitude is None else magnitude[part, 0]
-        parts.append(_solve(fields[part], masks[part], images, space, edge))
+        parts.append(_solve(fields[part], masks[part], shares[part], images, space, edge))
     return torch.cat(parts)
 
 
 def _solve(
-    field: torch.Tensor, mask: torch.Tensor, images: torch.Tensor | None, space: Spectral, edge: float
+    field: torch.Tensor,
+    mask: torch.Tensor,
+    share: torch.Tensor,
+    images: torch.Tensor | None,
+    space: Spectral,
+    edge: float,
 ) -> torch.Tensor:
     """Both maps of some volumes, ``(batch, 2, nx, ny, nz)``."""
     nx, ny, nz = field.shape[-3:]
     part = (..., slice(0, nx), slice(0, ny), slice(0, nz))
-    data = space.dipole * space.fft(mask * field)
+    data = space.dipole * space.fft(share * field)
     faces = None if images is None else _faces(mask, images, space)
     split = TotalVariation(space, space.dipole**2, STAGES[0][0] * edge, RHO, faces, batch=(len(field),))
     chi = split.solve(data)
@@ -83,7 +95,7 @@ def _solve(
             split.shrink(chi)
             if step % REFRESH == 0:
                 known = space.field(chi)
-                known[part] += (field - known[part]) * mask
+                known[part] += (field - known[part]) * share
                 data = space.dipole * space.fft(known)
             chi = split.solve(data)
         kept.append(chi[part] * mask)

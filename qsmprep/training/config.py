@@ -16,6 +16,7 @@ from qsmprep.errors import MissingFileError, UsageError
 from qsmprep.training.magnitudes import ImageParams
 from qsmprep.training.nuclei import NucleiParams
 from qsmprep.training.sample import SampleParams
+from qsmprep.training.scans import ScanParams
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class TrainParams:
         Weight files to begin with instead of random weights: a shipped name, or FOLDER/NAME without suffix.
     sample, target : SampleParams
         How labelled samples are drawn, and (for domain-specific networks) the unlabelled ones.
+    scans : ScanParams
+        Whole heads that were scanned and reconstructed by this pipeline, which some labelled samples are cut from.
     image : ImageParams
         How images of heads are drawn (brain mask).
     nuclei : NucleiParams
@@ -76,6 +79,7 @@ class TrainParams:
     start: str = ""
     sample: SampleParams = field(default_factory=SampleParams)
     target: SampleParams = field(default_factory=SampleParams)
+    scans: ScanParams = field(default_factory=ScanParams)
     image: ImageParams = field(default_factory=ImageParams)
     nuclei: NucleiParams = field(default_factory=NucleiParams)
     variation: float = 0.1

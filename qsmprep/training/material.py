@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from qsmprep.errors import DataError, MissingFileError
 from qsmprep.training.anatomy import label_files, load_chi, load_labels
+from qsmprep.training.config import TrainParams
 from qsmprep.training.heads import load_head
 from qsmprep.training.sample import Sources
+from qsmprep.training.scans import ensure_scans
 
 NEARBY = Path("..", "shared", "data", "head-labels")
 """Folder of label maps that is taken, where it exists, when none is named."""
+
+HELD_SEED = 20_000
+"""Of the scans that are validated with."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,8 @@ class Material:
         Names of the label maps trained on and held out, and of the susceptibility maps.
     patches : bool
         Whether patches are drawn, some of them random shapes; else whole heads only.
+    scans : int
+        Number of scans of the label maps trained on.
     """
 
     sources: Sources
@@ -37,6 +44,7 @@ class Material:
     held_labels: tuple[str, ...] = ()
     chi: tuple[str, ...] = ()
     patches: bool = True
+    scans: int = 0
 
     @property
     def sentence(self) -> str:
@@ -44,6 +52,8 @@ class Material:
         parts = []
         if self.labels:
             parts.append(f"{len(self.labels)} label maps")
+        if self.scans:
+            parts.append(f"{self.scans} scans of them")
         if self.chi:
             parts.append(f"{len(self.chi)} susceptibility maps")
         if not self.patches:
@@ -122,3 +132,48 @@ def gather(
         tuple(stem(path) for path in chi),
         patches,
     )
+
+
+def with_scans(
+    found: Material,
+    params: TrainParams,
+    out: Path,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    report: Callable[[int, int], None] = lambda done, count: None,
+) -> Material:
+    """The material with the scans that the configuration asks for, read from, or made into, folders of the training.
+
+    Parameters
+    ----------
+    found : Material
+        With whole heads.
+    params : TrainParams
+        The configuration.
+    out : Path
+        Folder of the training.
+    stop : callable
+        Asked before each scan is made; the others are left out when it says true.
+    report : callable
+        Called after each scan with its number and how many there will be.
+
+    Raises
+    ------
+    DataError
+        When there are no label maps, or a scan cannot be read.
+    CannotWriteError
+        When a scan cannot be written.
+    """
+    if not params.scans.count:
+        return found
+    if not found.sources.heads:
+        raise DataError("the recipe trains on scans of heads, but there is no label map", expected="--labels DIR")
+    used = ensure_scans(
+        out / "scans", found.sources.heads, params.scans, params.sample.chi, params.seed, stop=stop, report=report
+    )
+    few = replace(params.scans, count=len(found.held.heads))
+    held = ensure_scans(
+        out / "scans_held", found.held.heads, few, params.sample.chi, HELD_SEED, stop=stop, report=report
+    )
+    sources, rest = replace(found.sources, scans=tuple(used)), replace(found.held, scans=tuple(held))
+    return replace(found, sources=sources, held=rest, scans=len(used))

@@ -13,6 +13,7 @@ from qsmprep.training.anatomy import Anatomy, LabelMap, chi_patch, head_patch, r
 from qsmprep.training.draw import Dice, Shape, erode, rotation, smooth_noise, spread_in
 from qsmprep.training.heads import HeadMap
 from qsmprep.training.leftover import leftover, rim_share
+from qsmprep.training.scans import Scan
 from qsmprep.training.susceptibility import ChiParams, draw_magnitude, fibres, paint
 
 PAD = 1.25
@@ -105,6 +106,8 @@ class Sample:
         the white noise in the field, and a magnitude (all ones where there is none).
     geometry : Geometry
         Of all patches.
+    weights : (batch, 1, nx, ny, nz) torch.Tensor, optional
+        How far each voxel's field can be trusted, 0 to 1; wholly where they are not given.
     """
 
     field: torch.Tensor
@@ -113,6 +116,7 @@ class Sample:
     noise_ppm: torch.Tensor
     magnitude: torch.Tensor
     geometry: Geometry
+    weights: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ class Sources:
     labels: tuple[LabelMap, ...] = ()
     chi: tuple[tuple[torch.Tensor, tuple[float, float, float]], ...] = ()
     heads: tuple[HeadMap, ...] = ()
+    scans: tuple[Scan, ...] = ()
 
 
 def draw_grid(dice: Dice, shape: Shape, params: GeometryParams) -> Grid:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from qsmprep.core.grid import Grid
 from qsmprep.networks.base import QSMNetwork
 from qsmprep.networks.geometry import Geometry, field_scale
+from qsmprep.networks.trust import trusted
 from qsmprep.training.draw import Dice
 from qsmprep.training.sample import PAD, Sample
 
@@ -91,7 +92,11 @@ class Supply:
 
 
 def prepare(sample: Sample, network: QSMNetwork) -> Batch:
-    """A sample with what the network prepares for it."""
+    """A sample, its field as :func:`qsmprep.networks.trust.trusted` makes it, with what the network prepares for it."""
     scale = field_scale(sample.field, sample.mask)
-    prepared = network.prepare(sample.field / scale, sample.mask, sample.geometry, sample.magnitude)
+    field, prepared = trusted(
+        network, sample.field / scale, sample.mask, sample.geometry, sample.magnitude, sample.weights
+    )
+    if sample.weights is not None:
+        sample = replace(sample, field=field * scale, weights=None)
     return Batch(sample, prepared, scale)

@@ -1,0 +1,76 @@
+"""What a network is given of a field that cannot be trusted everywhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from network_cases import head, lively, nrmse, write_all
+
+from qsmprep.core.grid import Grid
+from qsmprep.core.parameters import ConeNetParams
+from qsmprep.networks.geometry import Geometry
+from qsmprep.networks.inference import invert
+from qsmprep.networks.trust import repaired, trusted
+from qsmprep.networks.variation import variation_maps
+
+GRID = Grid((40, 44, 36), (0.9, 1.0, 1.2), (0.2, 0.1, 0.97))
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """Field with wild voxels, mask, map, and weights that know the wild voxels."""
+    field, mask, chi = head(GRID)
+    rng = np.random.default_rng(1)
+    wild = mask & (rng.random(mask.shape) < 0.03)
+    broken = np.where(wild, rng.uniform(-2, 2, mask.shape), field).astype(np.float32)
+    weights = np.where(wild, 0.02, 1.0).astype(np.float32) * mask
+    return field, broken, mask, chi, weights
+
+
+def batch(*volumes: np.ndarray) -> list[torch.Tensor]:
+    return [torch.from_numpy(np.ascontiguousarray(v, dtype=np.float32))[None, None] for v in volumes]
+
+
+def test_trusted_voxels_keep_their_field_and_others_get_that_of_the_map(scene):
+    field, broken, mask, chi, weights = scene
+    known, inside, truth, weight = batch(broken + 0.5 * mask, mask, chi, weights)
+    found = repaired(known, inside, weight, Geometry(GRID), truth)[0, 0].numpy()
+    assert np.abs(found - field - 0.5)[mask].max() < 0.12  # the constant stays, 2 ppm of error become 0.04
+    assert not found[~mask].any()
+    whole = repaired(known, inside, inside, Geometry(GRID), truth)
+    torch.testing.assert_close(whole, known * inside, atol=1e-5, rtol=1e-5)
+
+
+def test_a_map_that_follows_the_weights(scene):
+    field, broken, mask, chi, weights = scene
+    known, inside, weight = batch(broken, mask, weights)
+    plain, wise = (variation_maps(known, inside, Geometry(GRID), None, w)[0, 1].numpy() for w in (None, weight))
+    clean = variation_maps(*batch(field), inside, Geometry(GRID))[0, 1].numpy()
+    assert nrmse(wise, chi, mask) < 1.3 * nrmse(clean, chi, mask) < 0.7 * nrmse(plain, chi, mask)
+
+
+@pytest.mark.parametrize("name", ["conenet", "metaqsm"])
+@torch.no_grad()
+def test_without_weights_nothing_changes(scene, name):
+    known, inside, weight = batch(scene[1], scene[2], scene[4])
+    network = lively(name)
+    field, prepared = trusted(network, known, inside, Geometry(GRID))
+    assert field is known
+    other, also = trusted(network, known, inside, Geometry(GRID), None, weight)
+    assert (prepared is None) == (also is None) == (name == "metaqsm")
+    assert (other - known).abs().max() > 1
+
+
+def test_the_method_uses_the_weights(scene, tmp_path):
+    field, broken, mask, _, weights = scene
+    params = ConeNetParams(weights=str(write_all(tmp_path)))
+    clean, wild, wise = (
+        invert("conenet", f, mask, GRID, params, weights=w).chi_ppm
+        for f, w in ((field, None), (broken, None), (broken, weights))
+    )
+    size = np.linalg.norm(clean[mask])
+    assert np.linalg.norm((wise - clean)[mask]) < 0.35 * np.linalg.norm((wild - clean)[mask])
+    assert np.linalg.norm((wise - clean)[mask]) < 0.5 * size
+    scaled = invert("conenet", broken, mask, GRID, params, weights=7 * weights).chi_ppm
+    assert np.allclose(scaled, wise, atol=1e-4)
