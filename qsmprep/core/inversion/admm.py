@@ -56,16 +56,24 @@ class TotalVariation:
         self.inverse.clamp_(min=1e-12).reciprocal_()
         shape = (*batch, *space.shape)
         self.sums = [torch.zeros(shape, device=space.device) for _ in range(3)]
-        self.pull = torch.zeros(shape, device=space.device)
-        self._faces = torch.empty(shape, device=space.device)
+        self.pull: torch.Tensor | None = None
+        self._begun = False
 
     def set_weight(self, weight: float) -> None:
         r"""Go on with another :math:`\lambda`."""
         self.limit = weight / self.rho
 
     def spectrum(self, data: torch.Tensor) -> torch.Tensor:
-        """The map in k-space that minimises data term plus split, for ``data`` = ``b`` in k-space."""
+        """The map in k-space that minimises data term plus split, for ``data`` = ``b`` in k-space.
+
+        Once after each :meth:`shrink`, whose volume is let go of.
+        """
+        if self.pull is None:
+            if self._begun:
+                raise RuntimeError("the splits have not been renewed since the last solution")
+            return data * self.inverse
         spectrum = self.space.fft(self.pull)
+        self.pull = None
         spectrum += data
         spectrum *= self.inverse
         return spectrum
@@ -79,12 +87,13 @@ class TotalVariation:
 
         Kept is the sum of split and multiplier of every face: the multiplier is that sum, limited as it was then.
         """
-        self.pull.zero_()
+        self.pull, self._begun = torch.zeros_like(self.sums[0]), True
+        spare = torch.empty_like(self.pull)
         relax = self.relaxation
         for axis, mm in enumerate(self.space.grid.voxel_mm):
             weight, multiplier = self.weights[axis], self.sums[axis]
             before, most = (limit if weight is None else limit * weight for limit in (self._limited, self.limit))
-            total = difference(chi, axis - 3, mm, out=self._faces)
+            total = difference(chi, axis - 3, mm, out=spare)
             if relax != 1.0:
                 torch.lerp(multiplier, total, relax, out=total)
             torch.clamp(multiplier, -before, before, out=multiplier)
@@ -92,7 +101,7 @@ class TotalVariation:
             torch.clamp(total, -most, most, out=multiplier)
             torch.add(total, multiplier, alpha=-2.0, out=multiplier)
             add_adjoint(self.pull, multiplier, axis - 3, self.rho / mm)
-            self.sums[axis], self._faces = total, multiplier
+            self.sums[axis], spare = total, multiplier
         self._limited = self.limit
 
 

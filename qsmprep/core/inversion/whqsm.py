@@ -93,8 +93,7 @@ class _Harmonic:
         self.fidelity = params.fidelity
         self.rho = params.harmonic_rho * space.grid.voxel_volume_mm3 ** (4.0 / 3.0)
         self.laplacian = space.laplacian()
-        below = 1.0 / (self.fidelity + self.rho * self.laplacian**2)
-        self.to_rest, self.to_pull = self.fidelity * below, self.rho * self.laplacian * below
+        self.below = (self.rho * self.laplacian**2).add_(self.fidelity).reciprocal_()
         self.drop = params.beta / (self.rho + params.beta)
         self.mask, self.part = problem.mask, tuple(slice(0, n) for n in problem.grid.shape)
         self.sum = torch.zeros(space.shape, device=space.device)
@@ -102,22 +101,23 @@ class _Harmonic:
 
     def left_to_map(self) -> torch.Tensor:
         """What is left of the data term's weight in k-space when the field is solved for along with the map."""
-        return self.fidelity * self.to_pull
+        return (self.fidelity * self.rho) * self.below * self.laplacian
 
     def solve(self, rest: torch.Tensor) -> torch.Tensor:
         """The field in k-space, given what it should make up for together with the map's field (overwritten)."""
-        return rest.mul_(self.to_rest).add_(self.pull * self.to_pull)
+        return rest.mul_(self.fidelity).addcmul_(self.pull, self.laplacian, value=self.rho).mul_(self.below)
 
     def shrink(self, spectrum: torch.Tensor) -> None:
-        """Pull the Laplacian towards zero inside the mask and update the multiplier.
+        """Pull the Laplacian of a field (overwritten) towards zero inside the mask and update the multiplier.
 
         Kept is the sum of split and multiplier: the multiplier is that sum times ``drop`` inside the mask, else zero.
         """
-        bent = self.space.ifft(spectrum * self.laplacian).mul_(RELAXATION).add_(self.sum, alpha=1.0 - RELAXATION)
+        bent = self.space.ifft(spectrum.mul_(self.laplacian)).mul_(RELAXATION).add_(self.sum, alpha=1.0 - RELAXATION)
         bent[self.part].add_(self.sum[self.part] * self.mask, alpha=RELAXATION * self.drop)
         self.sum = bent
         pulled = bent.clone()
         pulled[self.part].sub_(bent[self.part] * self.mask, alpha=2.0 * self.drop)
+        del self.pull
         self.pull = torch.fft.rfftn(pulled)
 
 
@@ -150,18 +150,21 @@ def solve(problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: f
             break
         if weight.due(done):
             split.set_weight(weight.renew(term.misfit(target[part])))
-        split.shrink(chi)
-        del chi
+        close.lerp_(target, RELAXATION)
+        del target
         harmonic.shrink(background)
         del background
-        close.lerp_(target, RELAXATION)
+        split.shrink(chi)
+        del chi
         seen = close[part] + dual
         close[part] = term.proximal(seen)
         dual = seen - close[part]
         target = close.clone()
         target[part] -= dual
         done += 1
+    del split, harmonic, factor, dual, close
     field = space.ifft(background)[part][problem.mask]
+    del background
     info = {
         "change": change,
         "weight": weight.value,
