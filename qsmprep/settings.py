@@ -104,7 +104,10 @@ class Settings:
 
     def params(self, step: str, name: str) -> Any:
         """The resolved parameters of a method."""
-        return METHODS.get(step, name).configure(self.parameters.get(name))
+        params = METHODS.get(step, name).configure(self.parameters.get(name))
+        if getattr(params, "harmonic", "") == "auto":  # the fields of a run come from phase, by background removal
+            return dataclasses.replace(params, harmonic="yes")
+        return params
 
     @property
     def sees_t1w(self) -> bool:

@@ -35,6 +35,7 @@ FROM_INFO = {
     "outside_card": "NetworkOutsideTraining",
     "consistency_weight": "DataConsistencyWeight",
     "tiles": "Tiles",
+    "harmonic_ppm": "HarmonicFieldRms",
 }
 """What a step learnt, and the key of the sidecar it goes to."""
 

@@ -77,7 +77,7 @@ def test_agrees_with_the_published_alternation():
     space, errors = Spectral(CUBE, 1.0, "cpu"), []
     for iterations in (30, 400):
         params = WhqsmParams(weight, beta, rho, muh, tolerance=0.0, max_iter=iterations)
-        errors.append(nrmse(solve(problem, space, params, RAD_PER_PPM).chi_ppm, expected / RAD_PER_PPM, mask))
+        errors.append(nrmse(solve(problem, space, params, RAD_PER_PPM)[0].chi_ppm, expected / RAD_PER_PPM, mask))
     split, term = TotalVariation(space, space.dipole**2, weight, rho), PhaseTerm(problem, RAD_PER_PPM, 1.0)
     held = Weight(weight, 0.1, problem)
     without = fansi.solve(problem, space, split, term, NltvParams(tolerance=0.0, max_iter=400), held).chi_ppm

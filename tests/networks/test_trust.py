@@ -74,3 +74,39 @@ def test_the_method_uses_the_weights(scene, tmp_path):
     assert np.linalg.norm((wise - clean)[mask]) < 0.5 * size
     scaled = invert("conenet", broken, mask, GRID, params, weights=7 * weights).chi_ppm
     assert np.allclose(scaled, wise, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def remainder(scene):
+    """A harmonic field about as large as the local one: that of sources well outside the mask."""
+    axes = [(np.arange(n) - n / 2) * mm for n, mm in zip(GRID.shape, GRID.voxel_mm, strict=True)]
+    where = np.stack(np.meshgrid(*axes, indexing="ij"))
+    mask = scene[2]
+    x, y, z = where / 20.0
+    field = x**2 - y**2 + 2 * x * z + 0.5 * y
+    field = field - field[mask].mean()
+    return (field * (scene[0][mask].std() / field[mask].std()) * mask).astype(np.float32)
+
+
+def test_what_background_removal_left_is_taken_off_first(scene, remainder, tmp_path):
+    field, _, mask, _, _ = scene
+    folder = str(write_all(tmp_path))
+    maps = {
+        how: invert("conenet", field + remainder, mask, GRID, ConeNetParams(weights=folder, harmonic=how))
+        for how in ("no", "yes", "auto")
+    }
+    clean = invert("conenet", field, mask, GRID, ConeNetParams(weights=folder, harmonic="no"))
+    off = {how: float(np.std((found.chi_ppm - clean.chi_ppm)[mask])) for how, found in maps.items()}
+    assert off["yes"] < 0.5 * off["no"]
+    assert off["auto"] == off["no"]  # only a run knows that its field comes from phase
+    assert maps["yes"].info["harmonic_ppm"] > 0.5 * remainder[mask].std()
+    assert "harmonic_ppm" not in maps["no"].info
+    mirrored = invert("conenet", -field - remainder, mask, GRID, ConeNetParams(weights=folder, harmonic="yes"))
+    assert np.allclose(mirrored.chi_ppm, -maps["yes"].chi_ppm, atol=1e-3 * np.abs(clean.chi_ppm).max())
+
+
+def test_an_empty_field_has_no_remainder(scene, tmp_path):
+    mask = scene[2]
+    params = ConeNetParams(weights=str(write_all(tmp_path)), harmonic="yes")
+    found = invert("conenet", np.zeros(GRID.shape, np.float32), mask, GRID, params)
+    assert not found.chi_ppm.any() and "harmonic_ppm" not in found.info

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from scans import write_cohort
 
+from qsmprep.core.methods import METHODS
 from qsmprep.networks.card import Card
 from qsmprep.networks.weights import save
 from qsmprep.networks.zoo import build
@@ -44,9 +45,20 @@ def test_from_weights_to_the_page(qsmprep, tmp_path):
     assert sidecar["Device"] == "cpu"
     (told,) = sidecar["NetworkOutsideTraining"]
     assert "in-plane voxel edge" in told
+    assert sidecar["HarmonicFieldRms"] > 0, "the field comes from phase"
     page = (tmp_path / "out" / "sub-01.html").read_text()
     assert f"LoopNet: {told}" in page
     assert told in done.stdout + done.stderr, "the log says it too"
+
+
+def test_only_a_run_takes_the_remainder_of_the_background_off_by_itself(tmp_path):
+    settings = Settings(tmp_path, tmp_path, "participant", tmp_path, inversions=("loopnet",))
+    assert settings.params("inversion", "loopnet").harmonic == "yes"
+    kept = Settings(tmp_path, tmp_path, "participant", tmp_path, parameters={"loopnet": {"harmonic": "no"}})
+    assert kept.params("inversion", "loopnet").harmonic == "no"
+    assert "was taken off first: yes" in METHODS.get("inversion", "loopnet").describe(
+        settings.params("inversion", "loopnet")
+    )
 
 
 def test_missing_weights_are_told_before_any_work(qsmprep, tmp_path):

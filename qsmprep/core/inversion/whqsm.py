@@ -81,8 +81,7 @@ def whqsm(
     problem = prepare(
         field_ppm, mask, grid, weights=weights, magnitude=magnitude, rad_per_ppm=rad_per_ppm, device=device
     )
-    space = Spectral(problem.grid, ITERATIVE_PAD, problem.device)
-    return solve(problem, space, params, rad_per_ppm or DEFAULT_RAD_PER_PPM)
+    return separate(problem, params, rad_per_ppm)[0]
 
 
 class _Harmonic:
@@ -121,8 +120,31 @@ class _Harmonic:
         self.pull = torch.fft.rfftn(pulled)
 
 
-def solve(problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: float) -> Susceptibility:
-    """Alternate between map with harmonic field, and the splits, until the map stands still."""
+def separate(problem: Problem, params: WhqsmParams, rad_per_ppm: float | None) -> tuple[Susceptibility, torch.Tensor]:
+    """The map, and the field of a problem that is not the map's.
+
+    Parameters
+    ----------
+    problem : Problem
+    params : WhqsmParams
+    rad_per_ppm : float, optional
+        See :func:`whqsm`.
+
+    Returns
+    -------
+    Susceptibility
+        See :func:`whqsm`.
+    (nx, ny, nz) torch.Tensor
+        The nearly harmonic field in ppm in the box of the problem, zero outside the mask.
+    """
+    space = Spectral(problem.grid, ITERATIVE_PAD, problem.device)
+    return solve(problem, space, params, rad_per_ppm or DEFAULT_RAD_PER_PPM)
+
+
+def solve(
+    problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: float
+) -> tuple[Susceptibility, torch.Tensor]:
+    """Alternate between map with harmonic field, and the splits, until the map stands still; see :func:`separate`."""
     part = tuple(slice(0, n) for n in problem.grid.shape)
     term = PhaseTerm(problem, rad_per_ppm, params.fidelity)
     harmonic = _Harmonic(problem, space, params)
@@ -163,12 +185,14 @@ def solve(problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: f
         target[part] -= dual
         done += 1
     del split, harmonic, factor, dual, close
-    field = space.ifft(background)[part][problem.mask]
+    remainder = space.ifft(background)[part] * problem.mask
     del background
+    field = remainder[problem.mask]
     info = {
         "change": change,
         "weight": weight.value,
         "residual_ppm": term.residual(target[part], problem.mask),
         "harmonic_ppm": float((field - field.mean()).square().mean().sqrt()),
     }
-    return Susceptibility(problem.paste(chi), iterations=done, converged=change < params.tolerance, info=info)
+    found = Susceptibility(problem.paste(chi), iterations=done, converged=change < params.tolerance, info=info)
+    return found, remainder

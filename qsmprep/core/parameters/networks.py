@@ -8,6 +8,10 @@ from qsmprep.core.registry import parameter
 
 ENSEMBLE = "odd averages the network and its mirror image, net(f) and -net(-f); none runs it once"
 CONSISTENCY = "refine the network's map by closed-form data consistency, its weight following the noise"
+HARMONIC = (
+    "take off first what WH-QSM finds to be left of the field of sources outside; auto does in a run, whose field "
+    "comes from phase, and does not in a single step"
+)
 TILE = "edge of the tiles that the network is run in; 0 for the whole volume where memory allows"
 WEIGHTS = "folder of weight files and their cards; empty for those that come with qsmprep"
 
@@ -18,6 +22,7 @@ class ConeNetParams:
 
     iterations: int = parameter(0, "steps; 0 for as many as in training", low=0, high=20)
     ensemble: str = parameter("odd", ENSEMBLE, choices=("odd", "none"))
+    harmonic: str = parameter("auto", HARMONIC, choices=("auto", "yes", "no"))
     tile: int = parameter(0, TILE, unit="voxels", low=0)
     weights: str = parameter("", WEIGHTS)
 
@@ -29,6 +34,7 @@ class LoopNetParams:
     iterations: int = parameter(0, "passes through the loop; 0 for as many as in training", low=0, high=20)
     consistency: bool = parameter(True, CONSISTENCY)
     ensemble: str = parameter("odd", ENSEMBLE, choices=("odd", "none"))
+    harmonic: str = parameter("auto", HARMONIC, choices=("auto", "yes", "no"))
     tile: int = parameter(0, TILE, unit="voxels", low=0)
     weights: str = parameter("", WEIGHTS)
 
@@ -39,6 +45,7 @@ class MetaQSMParams:
 
     consistency: bool = parameter(True, CONSISTENCY)
     ensemble: str = parameter("odd", ENSEMBLE, choices=("odd", "none"))
+    harmonic: str = parameter("auto", HARMONIC, choices=("auto", "yes", "no"))
     tile: int = parameter(0, TILE, unit="voxels", low=0)
     weights: str = parameter("", WEIGHTS)
 
@@ -56,6 +63,7 @@ class QSMInvNetParams:
     adapt_steps: int = parameter(50, "steps of adaptation by the physics", low=1, high=10000)
     consistency: bool = parameter(True, CONSISTENCY)
     ensemble: str = parameter("odd", ENSEMBLE, choices=("odd", "none"))
+    harmonic: str = parameter("auto", HARMONIC, choices=("auto", "yes", "no"))
     tile: int = parameter(0, TILE, unit="voxels", low=0)
     weights: str = parameter("", WEIGHTS)
 
@@ -66,6 +74,7 @@ class PedQNetParams:
 
     consistency: bool = parameter(False, CONSISTENCY)
     ensemble: str = parameter("odd", ENSEMBLE, choices=("odd", "none"))
+    harmonic: str = parameter("auto", HARMONIC, choices=("auto", "yes", "no"))
     tile: int = parameter(0, TILE, unit="voxels", low=0)
     weights: str = parameter("", WEIGHTS)
 
