@@ -121,18 +121,24 @@ FULL = (
 )
 TV, MEDI = Variant("TV", "tv"), Variant("MEDI (sees the magnitude)", "medi")
 WEAK, TGV = Variant("WH-QSM", "whqsm"), Variant("single-step TGV", "tgv")
+LEARNED = tuple(
+    Variant(f"{title}, remainder {'taken off' if how == 'yes' else 'kept'}", name, {"harmonic": how})
+    for title, name in (("ConeNet", "conenet"), ("QSMInvNet+", "qsminvnet"))
+    for how in ("no", "yes")
+)
+"""Networks on the field as it is, and less the nearly harmonic field that WH-QSM finds (as in a run)."""
 CHAINS: dict[str, tuple[Variant, ...]] = {
-    "V-SHARP, published": (RTS, Variant("RTS", "rts"), TV, MEDI),
-    "RESHARP": (TV, WEAK, MEDI),
+    "V-SHARP, published": (RTS, Variant("RTS", "rts"), TV, MEDI, *LEARNED[:2]),
+    "RESHARP": (TV, WEAK, MEDI, *LEARNED[:2]),
     "TFI": (RTS, Variant("RTS", "rts"), TV, WEAK, MEDI),
-    REMAINDER.title: (TV, WEAK, Variant("nonlinear TGV", "nltgv"), MEDI),
+    REMAINDER.title: (TV, WEAK, Variant("nonlinear TGV", "nltgv"), MEDI, *LEARNED),
     WHOLE: (TGV,),
 }
 QUICK_CHAINS: dict[str, tuple[Variant, ...]] = {
-    "V-SHARP, published": (RTS, TV),
-    "RESHARP": (TV, WEAK),
+    "V-SHARP, published": (RTS, TV, *LEARNED[:2]),
+    "RESHARP": (TV, WEAK, *LEARNED[:2]),
     "TFI": (TV,),
-    REMAINDER.title: (TV, WEAK),
+    REMAINDER.title: (TV, WEAK, *LEARNED),
     WHOLE: (TGV,),
 }
 """Which inversions follow which background removal."""
