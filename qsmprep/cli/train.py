@@ -97,8 +97,8 @@ def check(args: argparse.Namespace) -> None:
 class Interrupt:
     """Turns the first Ctrl-C or SIGTERM into a wish to stop after the step; a second one ends at once."""
 
-    def __init__(self) -> None:
-        self.code = 0
+    def __init__(self, what: str = "this step, with a checkpoint") -> None:
+        self.code, self.what = 0, what
 
     def __enter__(self) -> Interrupt:
         self.before = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -113,7 +113,7 @@ class Interrupt:
         self.code = 128 + number
         for one, handler in self.before.items():
             signal.signal(one, handler)
-        os.write(2, b"\nqsmprep-train: stopping after this step, with a checkpoint\n")
+        os.write(2, f"\nqsmprep-train: stopping after {self.what}\n".encode())
 
 
 class Progress(TerminalBar):
@@ -172,7 +172,7 @@ def learn(args: argparse.Namespace, command: Sequence[str]) -> int:
     from qsmprep.core.device import resolve_device
     from qsmprep.training import material, record
     from qsmprep.training.config import read_params
-    from qsmprep.training.loop import train
+    from qsmprep.training.loop import CHECKPOINT, resume, train
     from qsmprep.training.recipes import find_recipe
     from qsmprep.training.tasks import task_of
 
@@ -190,14 +190,17 @@ def learn(args: argparse.Namespace, command: Sequence[str]) -> int:
     heads = task.heads or params.scans.count > 0
     found = material.gather(labels, args.chi, params.hold_out, device, heads=heads, patches=task.patches)
     out = args.out or Path("training", args.network)
-    make_folder(out)
-    with Interrupt() as interrupt:
-        found = material.with_scans(found, params, out, stop=lambda: interrupt.code > 0, report=tell_scan)
-    if interrupt.code:
-        print("qsmprep-train: interrupted; the same command goes on with the scans", file=sys.stderr)
-        return interrupt.code
-    print(f"{args.network} by {recipe.name}: {found.sentence}", flush=True)
     opened = record.open_record(out, command, recipe, found, device, (params.start, params.segmenter))
+    make_folder(out)
+    if args.minutes > 0 and params.scans.count:
+        if (out / CHECKPOINT).exists():
+            resume(out / CHECKPOINT, params, device)  # refuses one that does not fit before any scan is made
+        with Interrupt("this scan of a head") as interrupt:
+            found = material.with_scans(found, params, out, stop=lambda: interrupt.code > 0, report=tell_scan)
+        if interrupt.code:
+            print("qsmprep-train: interrupted; the same command goes on with the scans", file=sys.stderr)
+            return interrupt.code
+    print(f"{args.network} by {recipe.name}: {found.sentence}", flush=True)
     if not (out / "checkpoint.pt").exists():
         record.write_record(out, opened)
     fastest = torch.backends.cudnn.flags(enabled=True, benchmark=True)

@@ -27,12 +27,15 @@ def parameter(
     high: float = math.inf,
     choices: tuple[str, ...] = (),
     zero: str = "",
+    words: Mapping[str, str] | None = None,
 ) -> Any:
     """A dataclass field that knows its unit, its meaning and its limits (both included).
 
-    Where zero is no quantity but a way to choose one, ``zero`` says so in the words of the methods text.
+    Where zero is no quantity but a way to choose one, ``zero`` says so in the words of the methods text; ``words`` has
+    what stands there for a choice (nothing for those that it lacks).
     """
     metadata = {"meaning": meaning, "unit": unit, "low": low, "high": high, "choices": choices, "zero": zero}
+    metadata["words"] = words
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -112,6 +115,8 @@ class Method:
             words, value = field.metadata.get("zero"), values[field.name]
             if words:
                 values[field.name] = f"{value:g} {field.metadata['unit']}".rstrip() if value else words
+            if field.metadata.get("words") is not None:
+                values[field.name] = field.metadata["words"].get(value, "")
         return self.sentence.format(**values)
 
 

@@ -33,7 +33,7 @@ from qsmprep.networks.geometry import Geometry, field_scale, noise_ratio
 from qsmprep.networks.invnet import SYNTHETIC, TARGET, QSMInvNet
 from qsmprep.networks.plan import plan_tiles, smaller
 from qsmprep.networks.tiles import Tiles
-from qsmprep.networks.trust import trusted
+from qsmprep.networks.trust import surer, trusted
 from qsmprep.networks.weights import load
 
 LOG = logging.getLogger("qsmprep.networks")
@@ -158,24 +158,25 @@ def invert(
     frame = Frame.of(problem.grid, network.stride)
     field = frame.enter(problem.field_ppm)
     inside = frame.enter(problem.mask)
-    scale = 0.5 * (field_scale(field, inside) + field_scale(-field, inside))
+    trust = None if weights is None else relative(frame.enter(problem.weights), inside)
+    sure = surer(inside, trust)
+    scale = 0.5 * (field_scale(field, sure) + field_scale(-field, sure))
     log_ratio = noise_ratio(field, inside)
     info = describe(card, problem.grid, float(log_ratio.exp()) * float(scale), card.title)
     info |= {"ensemble": getattr(params, "ensemble", "odd"), "device": str(device), **harmonic}
-    info["consistency_weight"] = float(network.consistency.weight(log_ratio))
     count = getattr(params, "iterations", 0) or getattr(network, "iterations", 1)
     if not bool(problem.field_ppm.any()):
         return Susceptibility(problem.paste(problem.field_ppm), iterations=count, info={**info, "tiles": 0})
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         image = problem.cut(magnitude)
         guide = None if image is None else frame.enter(image)
-        trust = None if weights is None else relative(frame.enter(problem.weights), inside)
         geometry = Geometry(frame.grid, device=problem.device)
         runner = Runner(network, field / scale, inside, guide, geometry, params, trust)
         info |= runner.adapt(frame, problem, float(scale))
         with reused_memory(problem.device):
             chi, tiles = runner.run()
     info["tiles"] = tiles
+    info["consistency_weight"] = float(network.consistency.weight(noise_ratio(runner.field, inside)))
     return Susceptibility(problem.paste(frame.leave(chi * scale)), iterations=count, info=info)
 
 
@@ -190,6 +191,8 @@ def without_harmonic(problem: Problem, params: Any, rad_per_ppm: float | None) -
         return problem, {}
     with reused_memory(problem.device):
         found, remainder = separate(problem, WhqsmParams(), rad_per_ppm)
+    if problem.device.type == "cuda":
+        torch.cuda.empty_cache()  # tiles are planned by the memory that is free
     return replace(problem, field_ppm=problem.field_ppm - remainder), {"harmonic_ppm": found.info["harmonic_ppm"]}
 
 

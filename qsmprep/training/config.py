@@ -71,7 +71,7 @@ class TrainParams:
     hold_out : tuple of str
         Label maps (file names without suffix) that are never trained on; those to validate with.
     validate_every : int
-        Steps between validations on four fixed samples of the held-out label maps.
+        Steps between validations on four fixed samples of the held-out label maps and one of each scan of them.
     """
 
     network: str

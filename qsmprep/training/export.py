@@ -94,7 +94,9 @@ def shapes(params: TrainParams, record: Mapping[str, Any]) -> float:
     """Part of the samples that were random shapes."""
     if not task_of(params.network).patches:
         return 0.0
-    return params.sample.shapes if record.get("label_maps") or record.get("chi_maps") else 1.0
+    if not record.get("label_maps") and not record.get("chi_maps"):
+        return 1.0
+    return params.sample.shapes * (1.0 - params.scans.chance * bool(params.scans.count))
 
 
 def training(
@@ -118,6 +120,7 @@ def training(
         "threads": runs[-1].get("threads"),
         "data": {key: record.get(key, []) for key in ("label_maps", "held_out", "chi_maps")},
         "shapes": shapes(params, record),
+        **({"scans": {"count": params.scans.count, "chance": params.scans.chance}} if params.scans.count else {}),
         "version": runs[-1].get("version"),
         "commit": runs[-1].get("commit"),
         "date": runs[-1].get("date"),

@@ -13,7 +13,7 @@ from qsmprep.training.anatomy import label_files, load_chi, load_labels
 from qsmprep.training.config import TrainParams
 from qsmprep.training.heads import load_head
 from qsmprep.training.sample import Sources
-from qsmprep.training.scans import ensure_scans
+from qsmprep.training.scan_store import ensure_scans
 
 NEARBY = Path("..", "shared", "data", "head-labels")
 """Folder of label maps that is taken, where it exists, when none is named."""

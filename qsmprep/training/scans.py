@@ -10,11 +10,8 @@ the map and that error.
 from __future__ import annotations
 
 import math
-import os
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +26,6 @@ from qsmprep.core.simulate import AIR_PPM, acquire, centred_mm, head_field, shim
 from qsmprep.core.units import hz_per_ppm
 from qsmprep.core.unwrap.romeo import voxel_quality
 from qsmprep.core.weights import reliability
-from qsmprep.errors import CannotWriteError, DataError
 from qsmprep.networks.geometry import Geometry
 from qsmprep.training.anatomy import Anatomy
 from qsmprep.training.draw import Dice, Shape, coordinates, erode, gaussian, rotation, shape_mask, smooth_noise, vessels
@@ -47,7 +43,7 @@ OVERSAMPLING, FINE_MM = 1.3, 1.3
 
 POSE = PoseParams(scale=(0.85, 1.08), stretch=0.06, turn_deg=15.0, bend_mm=(0.5, 3.0), shift_mm=4.0)
 
-KEPT = ("chi", "error", "mask", "weights", "magnitude")
+VOLUMES = ("chi", "error", "mask", "weights", "magnitude")
 """What is kept of a scan beside its grid."""
 
 
@@ -98,6 +94,8 @@ class Scan:
     magnitude: NDArray[np.float16]
     voxel_mm: tuple[float, float, float]
     b0_dir: tuple[float, float, float]
+    origin: str = ""
+    """What it was made of and how, see :func:`qsmprep.training.scan_store.origin_of`."""
 
 
 def draw_grids(dice: Dice, params: ScanParams) -> tuple[Grid, Shape]:
@@ -280,83 +278,6 @@ def default(step: str, name: str = "") -> tuple[Callable[..., Any], Any]:
     return method.load(), method.configure({})
 
 
-def scan_file(folder: Path, index: int) -> Path:
-    """Where a scan is kept."""
-    return folder / f"scan_{index:04d}.npz"
-
-
-def write_scan(path: Path, scan: Scan) -> None:
-    """Write a scan, whole or not at all.
-
-    Raises
-    ------
-    CannotWriteError
-        When that is not possible.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            geometry = {"voxel_mm": scan.voxel_mm, "b0_dir": scan.b0_dir}
-            np.savez_compressed(file, **{name: getattr(scan, name) for name in KEPT}, **geometry)
-        partial.replace(path)
-    except OSError as problem:
-        partial.unlink(missing_ok=True)
-        raise CannotWriteError(f"a scan cannot be written ({problem.strerror})", file=path) from None
-
-
-def read_scan(path: Path) -> Scan:
-    """Read a scan.
-
-    Raises
-    ------
-    DataError
-        When it cannot be read.
-    """
-    try:
-        with np.load(path) as held:
-            volumes = [held[name] for name in KEPT]
-            voxel, b0 = (tuple(float(v) for v in held[name]) for name in ("voxel_mm", "b0_dir"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as problem:
-        raise DataError(
-            f"a scan of the training cannot be read ({problem})",
-            file=path,
-            expected="one that this training wrote; remove the file to have it made again",
-        ) from None
-    return Scan(*volumes, voxel, b0)  # type: ignore[arg-type]
-
-
-def ensure_scans(
-    folder: Path,
-    heads: Sequence[HeadMap],
-    params: ScanParams,
-    chi_params: ChiParams,
-    seed: int,
-    *,
-    stop: Callable[[], bool] = lambda: False,
-    report: Callable[[int, int], None] = lambda done, count: None,
-) -> list[Scan]:
-    """Read the scans of a folder, and make those that are not there; each has its own seed, so that any order of
-    making them, by any number of processes, gives the same.
-
-    Raises
-    ------
-    DataError, CannotWriteError
-        See :func:`read_scan` and :func:`write_scan`.
-    """
-    found = []
-    for index in range(params.count):
-        path = scan_file(folder, index)
-        if not path.exists():
-            if stop():
-                break
-            dice = Dice.of(1_000_003 * (seed + 1) + index)
-            write_scan(path, draw_scan(dice, heads[index % len(heads)], params, chi_params))
-        found.append(read_scan(path))
-        report(index + 1, params.count)
-    return found
-
-
 def cut(dice: Dice, scan: Scan, shape: Shape, least: float) -> tuple[torch.Tensor, ...]:
     """Field, map, mask, weights and magnitude of a random patch of a scan, ``(nx, ny, nz)`` each, and none of the
     field of what lies beyond it.
@@ -373,7 +294,7 @@ def cut(dice: Dice, scan: Scan, shape: Shape, least: float) -> tuple[torch.Tenso
             best, filled = box, share
         if share > least:
             break
-    chi, error, mask, weights, image = (_placed(getattr(scan, name)[best], shape) for name in KEPT)
+    chi, error, mask, weights, image = (_placed(getattr(scan, name)[best], shape) for name in VOLUMES)
     grid = Grid(shape, scan.voxel_mm, scan.b0_dir)
     field = (Geometry(grid, 2.0).field(chi) + error) * mask
     return field, chi, mask, weights, image

@@ -11,7 +11,7 @@ import torch
 from qsmprep.core.grid import Grid
 from qsmprep.networks.base import QSMNetwork
 from qsmprep.networks.geometry import Geometry, field_scale
-from qsmprep.networks.trust import trusted
+from qsmprep.networks.trust import surer, trusted
 from qsmprep.training.draw import Dice
 from qsmprep.training.sample import PAD, Sample
 
@@ -93,7 +93,7 @@ class Supply:
 
 def prepare(sample: Sample, network: QSMNetwork) -> Batch:
     """A sample, its field as :func:`qsmprep.networks.trust.trusted` makes it, with what the network prepares for it."""
-    scale = field_scale(sample.field, sample.mask)
+    scale = field_scale(sample.field, surer(sample.mask, sample.weights))
     field, prepared = trusted(
         network, sample.field / scale, sample.mask, sample.geometry, sample.magnitude, sample.weights
     )

@@ -13,13 +13,14 @@ from training_cases import tiny, write_head
 from qsmprep.core.grid import Grid
 from qsmprep.errors import DataError
 from qsmprep.networks.geometry import Geometry
-from qsmprep.training import material, scans
+from qsmprep.training import material, scan_store, scans
 from qsmprep.training.anatomy import load_labels
 from qsmprep.training.draw import Dice
 from qsmprep.training.heads import load_head
 from qsmprep.training.inversion_task import fixed_batches, losses, scan_batch, validate
 from qsmprep.training.loop import begin
-from qsmprep.training.scans import ScanParams, cut, draw_scan, ensure_scans, read_scan, scan_file
+from qsmprep.training.scan_store import ensure_scans, read_scan, scan_file, write_scan
+from qsmprep.training.scans import ScanParams, cut, draw_scan
 from qsmprep.training.susceptibility import ChiParams
 
 COARSE = ScanParams(count=2, chance=1.0, voxel_mm=(4.5, 4.6), slice_ratio=1.3)
@@ -81,11 +82,43 @@ def test_scans_are_kept_and_made_again_alike(head, tmp_path, drawn):
     assert len(ensure_scans(tmp_path, [head], COARSE, ChiParams(), 1, stop=lambda: True)) == 1
 
 
-def test_a_damaged_scan_is_named(tmp_path, head):
+def test_a_scan_of_another_recipe_seed_or_head_is_refused(head, tmp_path):
+    one = dataclasses.replace(COARSE, count=1)
+    (found,) = ensure_scans(tmp_path, [head], one, ChiParams(), 1)
+    assert (
+        ensure_scans(tmp_path, [head], dataclasses.replace(one, chance=0.1), ChiParams(), 1)[0].origin == found.origin
+    )
+    for other in (
+        ([head], one, ChiParams(), 2),
+        ([head], dataclasses.replace(one, tfi=0.1), ChiParams(), 1),
+        ([head], one, ChiParams(texture_ppm=0.01), 1),
+        ([dataclasses.replace(head, name="another")], one, ChiParams(), 1),
+    ):
+        with pytest.raises(DataError, match="another label map, seed or recipe") as caught:
+            ensure_scans(tmp_path, *other)
+        assert caught.value.remedy
+
+
+def test_any_seed_will_do(head, tmp_path, drawn, monkeypatch):
+    monkeypatch.setattr(scan_store, "draw_scan", lambda dice, *given: (dice.number(0, 1), drawn)[1])
+    assert ensure_scans(tmp_path, [head], dataclasses.replace(COARSE, count=1), ChiParams(), 2**62)
+
+
+def test_a_damaged_scan_is_named(tmp_path, drawn):
     scan_file(tmp_path, 0).write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(DataError, match="cannot be read") as caught:
         read_scan(scan_file(tmp_path, 0))
     assert "scan_0000.npz" in str(caught.value)
+    write_scan(scan_file(tmp_path, 1), drawn)
+    whole = scan_file(tmp_path, 1).read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(60):  # the compressed volumes
+        broken = bytearray(whole)
+        for place in rng.integers(100, len(whole) // 2, 40):
+            broken[place] ^= 0x55
+        scan_file(tmp_path, 1).write_bytes(broken)
+        with pytest.raises(DataError, match="cannot be read"):
+            read_scan(scan_file(tmp_path, 1))
 
 
 def test_a_patch_has_the_field_of_its_own_part_only(drawn):

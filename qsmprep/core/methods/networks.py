@@ -5,8 +5,6 @@ from __future__ import annotations
 from qsmprep.core import parameters as p
 from qsmprep.core.registry import Method
 
-REMAINDER = "; the nearly harmonic field that weak-harmonic regularisation finds was taken off first: {harmonic}"
-
 METHODS = (
     Method(
         "inversion",
@@ -15,8 +13,8 @@ METHODS = (
         "qsmprep.networks.inference:conenet",
         p.ConeNetParams,
         "Susceptibility was computed with ConeNet, an unrolled network of qsmprep that was trained on simulated "
-        "heads, with data consistency in every step" + REMAINDER,
-        ("lai2020", "bilgic2014", "milovic2019"),
+        "heads, with data consistency in every step{harmonic}",
+        ("lai2020", "bilgic2014"),
     ),
     Method(
         "inversion",
@@ -25,8 +23,8 @@ METHODS = (
         "qsmprep.networks.inference:loopnet",
         p.LoopNetParams,
         "Susceptibility was computed with qsmprep's own training of LoopNet (ISMRM 2024, abstract 2621; its shipped "
-        "weights start from total-variation maps, data consistency after it: {consistency})" + REMAINDER,
-        ("xiang2020", "ruan2023", "bilgic2014", "milovic2019"),
+        "weights start from total-variation maps, data consistency after it: {consistency}){harmonic}",
+        ("xiang2020", "ruan2023", "bilgic2014"),
     ),
     Method(
         "inversion",
@@ -35,8 +33,8 @@ METHODS = (
         "qsmprep.networks.inference:metaqsm",
         p.MetaQSMParams,
         "Susceptibility was computed with qsmprep's own training of Meta-QSM (its shipped weights start "
-        "from total-variation maps, data consistency after it: {consistency})" + REMAINDER,
-        ("liu2019", "bilgic2014", "milovic2019"),
+        "from total-variation maps, data consistency after it: {consistency}){harmonic}",
+        ("liu2019", "bilgic2014"),
     ),
     Method(
         "inversion",
@@ -46,8 +44,8 @@ METHODS = (
         p.QSMInvNetParams,
         "Susceptibility was computed with qsmprep's own training of QSMInvNet+ (ISMRM 2021; its shipped "
         "weights start from total-variation maps, statistics of the {domain} domain, adaptation to the subject: "
-        "{adapt}, data consistency after it: {consistency})" + REMAINDER,
-        ("chang2019", "polak2020", "bilgic2014", "milovic2019"),
+        "{adapt}, data consistency after it: {consistency}){harmonic}",
+        ("chang2019", "polak2020", "bilgic2014"),
     ),
     Method(
         "inversion",
@@ -57,7 +55,7 @@ METHODS = (
         p.PedQNetParams,
         "Susceptibility was computed with qsmprep's own training of PedQ-NET (ISMRM 2022, abstract 1984), an nnU-Net "
         "trained by the physics and a segmentation of the nuclei without maps to learn from (its shipped "
-        "weights start from total-variation maps, data consistency after it: {consistency})" + REMAINDER,
-        ("isensee2021", "polak2020", "bilgic2014", "milovic2019"),
+        "weights start from total-variation maps, data consistency after it: {consistency}){harmonic}",
+        ("isensee2021", "polak2020", "bilgic2014"),
     ),
 )
