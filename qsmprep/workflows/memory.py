@@ -35,6 +35,9 @@ BYTES: dict[str, tuple[float, float]] = {
 From peaks at 166 x 214 x 176 voxels and 5 echoes (``benchmarks/step_cost.py``), a fifth added.
 """
 
+FIXED_GB = {"brain": 0.4}
+"""What a node takes besides, whatever the size: windows of the network that checks the mask."""
+
 LEARNED_BYTES = 1100
 """Bytes for each voxel of a learned inversion, up to `LEARNED_MOST_GB`: LoopNet, the largest, took 1055 for each
 voxel of the box that it works in."""
@@ -58,7 +61,7 @@ class Size:
         """Memory of a node in GB; nothing but the base for one that the table does not know."""
         key = max((key for key in BYTES if name.startswith(key)), key=len, default="")
         voxel, echo = BYTES.get(key, (0, 0))
-        need_gb = (voxel + echo * self.n_echoes) * self.n_voxels / 1e9
+        need_gb = FIXED_GB.get(key, 0.0) + (voxel + echo * self.n_echoes) * self.n_voxels / 1e9
         if learned:
             whole_gb = LEARNED_BYTES * self.n_voxels / 1e9
             need_gb = min(whole_gb, max(LEARNED_MOST_GB, TILED_BYTES * self.n_voxels / 1e9))
