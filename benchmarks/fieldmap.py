@@ -33,11 +33,9 @@ from qsmprep.core.grid import Grid
 from qsmprep.core.methods import METHODS
 from qsmprep.core.metrics import nrmse
 from qsmprep.core.results import LocalField
-from qsmprep.core.units import hz_per_ppm
-from qsmprep.core.unwrap.romeo import voxel_quality
-from qsmprep.core.weights import reliability
 from qsmprep.phantom.scan import Protocol, scan
 from qsmprep.phantom.subject import Person, draw_subject
+from qsmprep.training.scans import Echoes, configured, measure
 
 TE_S = {3.0: (0.006, 0.012, 0.018, 0.024), 7.0: (0.004, 0.008, 0.012, 0.016, 0.020)}
 DEPTHS_MM = (0.0, 2.1, 4.1, 8.0, 14.0, 99.0)
@@ -159,37 +157,22 @@ class Case:
     chi_ppm: Volume
 
 
-def load(step: str, name: str = "", **changes: Any) -> Any:
-    """A registered method (the default of its step without a name) as a function, and its parameters."""
-    method = METHODS.get(step, name or METHODS.names(step)[0])
-    return method.load(), method.configure(changes)
-
-
 def measure_phase(head: Head) -> Case:
     """Simulate a head and go from its wrapped phase to total field, mask and weights."""
     ages, sexes = np.random.default_rng(head.seed).uniform(22, 78), "MF"[head.seed % 2]
     subject = draw_subject(Person(float(ages), sexes, lesions=head.lesions), (head.seed, 0))
-    te_s = list(TE_S[head.b0_t])
-    plan = Protocol(head.voxel_mm, tilt_deg=head.tilt_deg, te_s=tuple(te_s), tr_s=0.04, b0_t=head.b0_t, snr=head.snr)
+    te_s = TE_S[head.b0_t]
+    plan = Protocol(head.voxel_mm, tilt_deg=head.tilt_deg, te_s=te_s, tr_s=0.04, b0_t=head.b0_t, snr=head.snr)
     truth = scan(subject, plan)
-    images, brain = truth.acquired.images, truth.brain
-    grid = Grid.from_affine(brain.shape, truth.affine)
-    magnitude, phase = np.abs(images).astype(np.float32), np.angle(images).astype(np.float32)
-    function, params = load("offset")
-    phase = function(phase, magnitude, brain, te_s, grid, params).phase_rad
-    function, params = load("unwrap")
-    unwrapped = function(phase, magnitude, brain, te_s, grid, params).phase_rad
-    function, params = load("combine")
-    fit = function(unwrapped, phase, magnitude, brain, te_s, params)
-    function, params = load("quality")
-    mask = function(brain, voxel_quality(phase, magnitude, te_s), grid, params)
+    grid = Grid.from_affine(truth.brain.shape, truth.affine)
+    found = measure(Echoes(truth.acquired.images, te_s, head.b0_t), truth.brain, grid)
     return Case(
         grid,
-        brain,
-        mask,
-        fit.field_hz / np.float32(hz_per_ppm(head.b0_t)),
-        reliability(fit.noise_hz, fit.residual, mask),
-        np.sqrt(np.mean(magnitude**2, axis=0)),
+        truth.brain,
+        found.mask,
+        found.field_ppm,
+        found.weights,
+        found.magnitude,
         truth.total_ppm,
         truth.local_ppm,
         truth.chi_ppm,
@@ -198,7 +181,7 @@ def measure_phase(head: Head) -> Case:
 
 def remove(case: Case, variant: Variant, field_ppm: Volume) -> LocalField:
     """The local field by one method."""
-    function, params = load("background", variant.method, **variant.changes)
+    function, params = configured("background", variant.method, **variant.changes)
     return function(field_ppm, case.mask, case.grid, params, weights=case.weights)
 
 
@@ -263,7 +246,7 @@ def chi_rows(
     for title, inversions in chains.items():
         local = found[title]
         for variant in inversions:
-            function, params = load("inversion", variant.method, **variant.changes)
+            function, params = configured("inversion", variant.method, **variant.changes)
             start = time.perf_counter()
             chi = function(
                 local.field_ppm,

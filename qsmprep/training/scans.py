@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from qsmprep.core.dipole import forward_field
-from qsmprep.core.grid import Grid
+from qsmprep.core.grid import Grid, bounding_box
 from qsmprep.core.kspace import box_average
 from qsmprep.core.methods import METHODS
 from qsmprep.core.simulate import AIR_PPM, acquire, centred_mm, head_field, shim_field
@@ -245,37 +245,55 @@ def reconstruct(
     """From phase to local field by the defaults of a run, and what that has of error."""
     for _ in range(dice.integer(0, 2)):
         brain = erode(torch.from_numpy(brain), 1).numpy() if dice.chance(0.5) else brain
-    te_s = list(echoes.te_s)
-    magnitude, phase = np.abs(echoes.images).astype(np.float32), np.angle(echoes.images).astype(np.float32)
-    step, options = default("offset")
-    phase = step(phase, magnitude, brain, te_s, grid, options).phase_rad
-    step, options = default("unwrap")
-    unwrapped = step(phase, magnitude, brain, te_s, grid, options).phase_rad
-    step, options = default("combine")
-    fit = step(unwrapped, phase, magnitude, brain, te_s, options)
-    step, options = default("quality")
-    mask = step(brain, voxel_quality(phase, magnitude, te_s), grid, options)
-    weights = reliability(fit.noise_hz, fit.residual, mask)
+    found = measure(echoes, brain, grid)
     names = [name for name in METHODS.names("background") if name not in ("tfi", "sharp")]
     name = "tfi" if dice.chance(params.tfi) else names[dice.integer(0, len(names) - 1)]
-    step, options = default("background", name)
-    total = fit.field_hz / np.float32(hz_per_ppm(echoes.b0_t))
-    local = step(total, mask, grid, options, weights=weights)
+    step, options = configured("background", name)
+    local = step(found.field_ppm, found.mask, grid, options, weights=found.weights)
     mask = local.mask
     chi = np.where(mask, chi - chi[mask].mean(), 0).astype(np.float32)
     error = np.where(mask, local.field_ppm - forward_field(chi, grid), 0)
     error = np.where(mask, error - np.median(error[mask]), 0)
-    image = np.sqrt(np.mean(magnitude**2, axis=0))
-    image = np.where(mask, image / np.median(image[mask]), 0)
-    box = tuple(slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(mask))
-    volumes = [v[box].astype(np.float16) for v in (chi, error.clip(-10, 10), mask, weights * mask, image.clip(0, 100))]
+    image = np.where(mask, found.magnitude / np.median(found.magnitude[mask]), 0)
+    kept = (chi, error.clip(-10, 10), mask, found.weights * mask, image.clip(0, 100))
+    volumes = [volume[bounding_box(mask)].astype(np.float16) for volume in kept]
     return Scan(*volumes, grid.voxel_mm, grid.b0_dir)
 
 
-def default(step: str, name: str = "") -> tuple[Callable[..., Any], Any]:
-    """A registered method, by default the first of its step, and its default parameters."""
+@dataclass(frozen=True)
+class Measured:
+    """What echoes tell: total field in ppm, mask, reliability from 0 to 1, root mean square magnitude."""
+
+    field_ppm: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    weights: NDArray[np.float32]
+    magnitude: NDArray[np.float32]
+
+
+def measure(echoes: Echoes, brain: NDArray[np.bool_], grid: Grid) -> Measured:
+    """From the echoes to the total field by the default steps of a run, in a brain that is known."""
+    te_s = list(echoes.te_s)
+    magnitude, phase = np.abs(echoes.images).astype(np.float32), np.angle(echoes.images).astype(np.float32)
+    step, options = configured("offset")
+    phase = step(phase, magnitude, brain, te_s, grid, options).phase_rad
+    step, options = configured("unwrap")
+    unwrapped = step(phase, magnitude, brain, te_s, grid, options).phase_rad
+    step, options = configured("combine")
+    fit = step(unwrapped, phase, magnitude, brain, te_s, options)
+    step, options = configured("quality")
+    mask = step(brain, voxel_quality(phase, magnitude, te_s), grid, options)
+    return Measured(
+        fit.field_hz / np.float32(hz_per_ppm(echoes.b0_t)),
+        mask,
+        reliability(fit.noise_hz, fit.residual, mask),
+        np.sqrt(np.mean(magnitude**2, axis=0)),
+    )
+
+
+def configured(step: str, name: str = "", **changes: Any) -> tuple[Callable[..., Any], Any]:
+    """A registered method, by default the first of its step, and its parameters with changes."""
     method = METHODS.get(step, name or METHODS.names(step)[0])
-    return method.load(), method.configure({})
+    return method.load(), method.configure(changes)
 
 
 def cut(dice: Dice, scan: Scan, shape: Shape, least: float) -> tuple[torch.Tensor, ...]:

@@ -53,7 +53,7 @@ def test_a_scan_is_a_map_and_the_error_of_its_field(drawn):
 def test_air_makes_the_field_that_is_removed(head, monkeypatch):
     """Without background removal the error is far larger: the scan has air around and in it."""
     one = draw_scan(Dice.of(5), head, dataclasses.replace(COARSE, tfi=1.0), ChiParams())
-    real = scans.default
+    real = scans.configured
 
     def nothing(step, name=""):
         if step != "background":
@@ -62,7 +62,7 @@ def test_air_makes_the_field_that_is_removed(head, monkeypatch):
 
         return (lambda total, mask, grid, options, weights=None: LocalField(total, mask)), None
 
-    monkeypatch.setattr(scans, "default", nothing)
+    monkeypatch.setattr(scans, "configured", nothing)
     other = draw_scan(Dice.of(5), head, dataclasses.replace(COARSE, tfi=1.0), ChiParams())
     assert np.median(np.abs(other.error[other.mask > 0])) > 3 * np.median(np.abs(one.error[one.mask > 0]))
 
