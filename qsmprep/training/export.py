@@ -56,9 +56,10 @@ def ranges(params: TrainParams) -> dict[str, tuple[float, float]]:
         posed = params.image if params.network == "brainmask" else params.nuclei
         blurred = params.image if image else params.nuclei
         edge = float(params.model["voxel_mm"])
+        coarse = params.image.coarse_mm[1] if image and params.image.coarse_chance else edge
         return {
-            "in_plane_mm": (FINEST_MM, edge),
-            "slice_mm": (FINEST_MM, max(blurred.slice_mm[1], edge)),
+            "in_plane_mm": (FINEST_MM, max(coarse, edge)),
+            "slice_mm": (FINEST_MM, max(blurred.slice_mm[1], coarse, edge)),
             "tilt_deg": (0.0, posed.pose.turn_deg),
             "noise_ppm": params.image.noise if image else params.sample.field.noise_ppm,
         }

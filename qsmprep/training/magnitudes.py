@@ -32,6 +32,8 @@ class ImageParams:
     cut_chance, ghost_chance, stripped_chance, hole_chance : float
         Probabilities of a field of view that cuts the head, of ghosts of motion, of a head without all that
         lies outside the brain, and of holes of signal near air.
+    coarse_chance, coarse_mm : float, (2,) tuple of float
+        Probability that the scan has large isotropic voxels instead of thick slices, and the range of their edge.
     """
 
     pose: PoseParams = field(default_factory=PoseParams)
@@ -43,6 +45,8 @@ class ImageParams:
     ghost_chance: float = 0.15
     stripped_chance: float = 0.05
     hole_chance: float = 0.6
+    coarse_chance: float = 0.0
+    coarse_mm: tuple[float, float] = (1.2, 2.6)
 
 
 @dataclass(frozen=True)
@@ -121,19 +125,35 @@ def scanned(
     image = image.clamp_min(0.0) ** dice.log_number(0.7, 1.4) * torch.exp(dice.number(0.0, params.shade) * coil)
     if dice.chance(params.hole_chance):
         image = image * holes(dice, share, voxel_mm)
-    width = [dice.number(0.0, 0.5) for _ in range(3)]
-    thick = 2 if dice.chance(0.7) else dice.integer(0, 1)
-    width[thick] = max(0.0, dice.number(*params.slice_mm) / 2.355 / voxel_mm)
-    image = gaussian(image, (width[0], width[1], width[2]))
+    coarse = params.coarse_chance > 0 and dice.chance(params.coarse_chance)  # other recipes draw as they did
+    if coarse:
+        image = on_edge(image, max(8, round(shape[0] * voxel_mm / dice.number(*params.coarse_mm))), "area")
+    else:
+        image = thick_slices(dice, image, voxel_mm, params.slice_mm)
     if dice.chance(params.ghost_chance):
-        axis = dice.integer(0, 1)
-        image = image + dice.number(0.02, 0.15) * image.roll(dice.integer(8, shape[axis] // 2), axis)
-    sigma = dice.log_number(*params.noise)
-    image = ((image + sigma * dice.normal(shape)).square() + (sigma * dice.normal(shape)).square()).sqrt()
+        axis, edge = dice.integer(0, 1), image.shape[0]
+        image = image + dice.number(0.02, 0.15) * image.roll(dice.integer(8 * edge // shape[0], edge // 2), axis)
+    sigma, seen = dice.log_number(*params.noise), tuple(image.shape)
+    image = ((image + sigma * dice.normal(seen)).square() + (sigma * dice.normal(seen)).square()).sqrt()
+    if coarse:
+        image = on_edge(image, shape[0], "trilinear")
     if dice.chance(params.cut_chance):
         seen = field_of_view(dice, shape)
         image, share = image * seen, share * seen
     return image, share
+
+
+def thick_slices(dice: Dice, image: torch.Tensor, voxel_mm: float, slice_mm: tuple[float, float]) -> torch.Tensor:
+    """A little blur along each axis, and that of thick slices along one."""
+    width = [dice.number(0.0, 0.5) for _ in range(3)]
+    thick = 2 if dice.chance(0.7) else dice.integer(0, 1)
+    width[thick] = max(0.0, dice.number(*slice_mm) / 2.355 / voxel_mm)
+    return gaussian(image, (width[0], width[1], width[2]))
+
+
+def on_edge(image: torch.Tensor, edge: int, mode: str) -> torch.Tensor:
+    """A cube on ``edge`` voxels an axis, of the same extent."""
+    return functional.interpolate(image[None, None], size=(edge,) * 3, mode=mode)[0, 0]
 
 
 def holes(dice: Dice, share: torch.Tensor, voxel_mm: float) -> torch.Tensor:
