@@ -124,7 +124,7 @@ def inversion_rows(case: Case, seed: int) -> Iterator[Row]:
     fields = {"local": case.noisy(case.local_ppm, seed), "total": case.noisy(case.total_ppm, seed)}
     for name in inversion_names():
         method = METHODS.get("inversion", name)
-        field = fields[method.takes]
+        field = fields["total" if method.takes == "total" else "local"]
         start = time.perf_counter()
         result = method.load()(field, case.brain, case.grid, method.configure(), magnitude=case.magnitude)
         seconds = time.perf_counter() - start

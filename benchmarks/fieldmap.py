@@ -18,7 +18,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -85,11 +85,16 @@ HEADS = (
 
 @dataclass(frozen=True)
 class Variant:
-    """A registered method with the parameters it is measured with."""
+    """A registered method with the parameters it is measured with.
+
+    An inversion is given the local field as background removal leaves it or, with ``off``, less what that leaves, as
+    in a run.
+    """
 
     title: str
     method: str
     changes: dict[str, Any] = field(default_factory=dict)
+    off: bool = False
 
 
 VSHARP = Variant(
@@ -120,23 +125,24 @@ FULL = (
 TV, MEDI = Variant("TV", "tv"), Variant("MEDI (sees the magnitude)", "medi")
 WEAK, TGV = Variant("WH-QSM", "whqsm"), Variant("single-step TGV", "tgv")
 LEARNED = tuple(
-    Variant(f"{title}, remainder {'taken off' if how == 'yes' else 'kept'}", name, {"harmonic": how})
+    Variant(f"{title}, remainder {'taken off' if off else 'kept'}", name, off=off)
     for title, name in (("ConeNet", "conenet"), ("QSMInvNet+", "qsminvnet"))
-    for how in ("no", "yes")
+    for off in (False, True)
 )
-"""Networks on the field as it is, and less the nearly harmonic field that WH-QSM finds (as in a run)."""
+CLEANED = tuple(replace(variant, title=f"{variant.title}, remainder taken off", off=True) for variant in (TV, MEDI))
+"""On the field less what the step `remainder` finds in it."""
 CHAINS: dict[str, tuple[Variant, ...]] = {
-    "V-SHARP, published": (RTS, Variant("RTS", "rts"), TV, MEDI, *LEARNED[:2]),
-    "RESHARP": (TV, WEAK, MEDI, *LEARNED[:2]),
+    "V-SHARP, published": (RTS, Variant("RTS", "rts"), TV, MEDI, *CLEANED, *LEARNED[:2]),
+    "RESHARP": (TV, WEAK, MEDI, *CLEANED, *LEARNED[:2]),
     "TFI": (RTS, Variant("RTS", "rts"), TV, WEAK, MEDI),
-    REMAINDER.title: (TV, WEAK, Variant("nonlinear TGV", "nltgv"), MEDI, *LEARNED),
+    REMAINDER.title: (TV, WEAK, Variant("nonlinear TGV", "nltgv"), MEDI, *CLEANED, *LEARNED),
     WHOLE: (TGV,),
 }
 QUICK_CHAINS: dict[str, tuple[Variant, ...]] = {
-    "V-SHARP, published": (RTS, TV, *LEARNED[:2]),
-    "RESHARP": (TV, WEAK, *LEARNED[:2]),
+    "V-SHARP, published": (RTS, TV, CLEANED[0], *LEARNED[:2]),
+    "RESHARP": (TV, WEAK, CLEANED[0], *LEARNED[:2]),
     "TFI": (TV,),
-    REMAINDER.title: (TV, WEAK, *LEARNED),
+    REMAINDER.title: (TV, WEAK, CLEANED[0], *LEARNED),
     WHOLE: (TGV,),
 }
 """Which inversions follow which background removal."""
@@ -232,6 +238,12 @@ def depth_rows(head: Head, case: Case, found: dict[str, LocalField], full: bool)
         yield row
 
 
+def cleaned(case: Case, local: LocalField) -> LocalField:
+    """A local field less what background removal left in it, as in a run."""
+    function, params = configured("remainder", "weakharmonic", harmonic="yes")
+    return function(local.field_ppm, local.mask, case.grid, params, weights=case.weights)
+
+
 def depth_mm(mask: Mask, grid: Grid) -> NDArray[np.floating]:
     """Distance in mm from the nearest voxel outside the mask."""
     return ndimage.distance_transform_edt(np.pad(mask, 1), sampling=grid.voxel_mm)[1:-1, 1:-1, 1:-1]
@@ -245,11 +257,12 @@ def chi_rows(
     found = {**found, WHOLE: LocalField(case.field_ppm, case.mask)}
     for title, inversions in chains.items():
         local = found[title]
+        clean = cleaned(case, local) if any(variant.off for variant in inversions) else local
         for variant in inversions:
             function, params = configured("inversion", variant.method, **variant.changes)
             start = time.perf_counter()
             chi = function(
-                local.field_ppm,
+                (clean if variant.off else local).field_ppm,
                 local.mask,
                 case.grid,
                 params,

@@ -50,6 +50,7 @@ class Settings:
     swi: str = METHODS.names("swi")[0]
     with_swi: bool | None = None
     background: str = METHODS.names("background")[0]
+    remainder: str = METHODS.names("remainder")[0]
     inversions: tuple[str, ...] = (METHODS.names("inversion")[0],)
     reference: str = METHODS.names("reference")[0]
     parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -75,6 +76,7 @@ class Settings:
     verbose: int = 0
 
     def __post_init__(self) -> None:
+        METHODS.get("remainder", self.remainder)  # a slip is told even where no inversion needs it
         for step, name in self.chosen():
             self.params(step, name)
         known = {method.name for method in METHODS}
@@ -93,6 +95,7 @@ class Settings:
     def chosen(self) -> list[tuple[str, str]]:
         """Step and name of every chosen method, in the order in which they run."""
         before = [(step, str(getattr(self, step))) for step in STEPS]
+        left = [("remainder", self.remainder)] if self.treats_remainder else []
         after = [("reference", self.reference), ("roi", self.roi)]
         made = ("nuclei", "unetr") if self.segmentation == "unetr" else ("segmentation", "atlas")
         after += [("coregistration", self.coregistration), made]
@@ -100,7 +103,7 @@ class Settings:
             after.append(("sighting", "t1wunetr"))
         if self.template_maps and made[0] == "nuclei":
             after.append(("segmentation", "atlas"))
-        return [*before, *(("inversion", name) for name in self.inversions), *after]
+        return [*before, *left, *(("inversion", name) for name in self.inversions), *after]
 
     def params(self, step: str, name: str) -> Any:
         """The resolved parameters of a method."""
@@ -108,6 +111,11 @@ class Settings:
         if getattr(params, "harmonic", "") == "auto":  # the fields of a run come from phase, by background removal
             return dataclasses.replace(params, harmonic="yes")
         return params
+
+    @property
+    def treats_remainder(self) -> bool:
+        """Whether any inversion takes the local field without looking for what background removal left in it."""
+        return any(METHODS.get("inversion", name).takes == "local" for name in self.inversions)
 
     @property
     def sees_t1w(self) -> bool:

@@ -96,6 +96,7 @@ def _add_methods(group: argparse._ArgumentGroup) -> None:
         ("combine", "echo combination"),
         ("relaxometry", "R2* from the magnitude"),
         ("background", "background field removal"),
+        ("remainder", "what is done with what background removal leaves, before inversions other than whqsm and tgv"),
         ("reference", "region whose mean is zero"),
     ):
         names = METHODS.names(step)

@@ -27,6 +27,7 @@ from qsmprep.core.device import is_out_of_memory, resolve_device
 from qsmprep.core.grid import Grid
 from qsmprep.core.methods import METHODS
 from qsmprep.core.registry import Method
+from qsmprep.core.results import LocalField
 from qsmprep.core.units import hz_per_ppm, rad_per_ppm
 from qsmprep.errors import DataError, MissingFileError, OutOfMemoryError, QSMPrepError, UsageError
 from qsmprep.version import qsmprep_version
@@ -296,19 +297,54 @@ def background(args: argparse.Namespace) -> str:
     with out_of_memory_told():
         local = method.load()(field, mask.data, grid, args.params, weights=weights, device=args.device)
     kept = np.count_nonzero(local.mask) / np.count_nonzero(mask.data)
-    inputs = {"field": args.field, "mask": args.mask, "weights": args.weights}
-    sidecar = {
+    told = {
         "Description": "Local field: the total field without that of sources outside the mask",
-        "Units": UNIT_SYMBOLS.get(args.units),
-        **provenance(args, method, grid, inputs),
         "MaskFractionKept": round(kept, 6),
-        "Details": details(local.info),
     }
+    _write_field(args, method, local, mask, grid, told)
+    return f"{args.out}: {method.title}, {100 * kept:.1f} % of the mask kept"
+
+
+def remainder(args: argparse.Namespace) -> str:
+    """Take off one local field what background removal left in it and say what was done."""
+    mask, grid = _start(args)
+    args.units = units_of(args.field, args.units)
+    method = METHODS.get("remainder", args.method)
+    field, scale = read_on_grid(args.field, mask), np.float32(unit_per_ppm(args.units, args.b0_t, args.te_s))
+    assert field is not None
+    with out_of_memory_told():
+        local = method.load()(
+            field / scale,
+            mask.data,
+            grid,
+            args.params,
+            weights=read_on_grid(args.weights, mask),
+            rad_per_ppm=phase_of_ppm(args),
+            device=args.device,
+        )
+    local = dataclasses.replace(local, field_ppm=local.field_ppm * scale)
+    _write_field(args, method, local, mask, grid, {"Description": "Local field less what is left of the background"})
+    size = local.info.get("harmonic_ppm", 0.0)
+    told = f"a field with a root mean square of {1e3 * size:.2g} ppb" if size else "nothing"
+    return f"{args.out}: {method.title}, {told} taken off"
+
+
+def phase_of_ppm(args: argparse.Namespace) -> float | None:
+    """Phase in radians of 1 ppm, where field strength and echo time are given."""
+    return rad_per_ppm(args.b0_t, args.te_s) if args.b0_t and args.te_s else None
+
+
+def _write_field(
+    args: argparse.Namespace, method: Method, local: LocalField, mask: Source, grid: Grid, told: dict[str, Any]
+) -> None:
+    """Write a local field, its mask where that is wanted, and the sidecar."""
+    inputs = {"field": args.field, "mask": args.mask, "weights": args.weights}
+    units = {"Units": UNIT_SYMBOLS.get(args.units)}
+    sidecar = {**told, **units, **provenance(args, method, grid, inputs), "Details": details(local.info)}
     volumes: dict[Path, NDArray[Any]] = {args.out: local.field_ppm}
-    if args.out_mask is not None:
+    if getattr(args, "out_mask", None) is not None:
         volumes[args.out_mask] = local.mask
     write_results(volumes, {k: v for k, v in sidecar.items() if v is not None}, args.out, mask)
-    return f"{args.out}: {method.title}, {100 * kept:.1f} % of the mask kept"
 
 
 def invert(args: argparse.Namespace) -> str:
@@ -323,7 +359,6 @@ def invert(args: argparse.Namespace) -> str:
     if args.csf is not None and "csf" not in method.extras:
         raise UsageError(f"{method.name} makes no use of `--csf`", remedy="leave it out, or choose medi")
     extras = {"csf": read_on_grid(args.csf, mask)} if args.csf is not None else {}
-    phase_scale = rad_per_ppm(args.b0_t, args.te_s) if args.b0_t and args.te_s else None
     with out_of_memory_told():
         result = method.load()(
             field_ppm,
@@ -332,7 +367,7 @@ def invert(args: argparse.Namespace) -> str:
             args.params,
             weights=weights,
             magnitude=magnitude,
-            rad_per_ppm=phase_scale,
+            rad_per_ppm=phase_of_ppm(args),
             device=args.device,
             **extras,
         )

@@ -77,6 +77,17 @@ COMMANDS = (
         ("optional-units", "geometry"),
     ),
     Command(
+        "remainder",
+        "remainder",
+        "take off a local field what background removal left in it; the result has the unit of the input",
+        "qsmprep.cli.single:remainder",
+        (
+            File("--field", "local field", required=True),
+            File("--weights", "relative reliability of each voxel, 0 to 1"),
+        ),
+        ("units", "geometry"),
+    ),
+    Command(
         "invert",
         "inversion",
         "compute susceptibility in ppm from a local field",
@@ -178,9 +189,9 @@ def check(args: argparse.Namespace, command: Command) -> None:
     """
     method = METHODS.get(command.step, args.method)
     args.params = method.configure(parse_overrides(args.param, args.method))
-    if args.units in ("hz", "rad") and args.b0_t is None and command.name == "invert":
+    if args.units in ("hz", "rad") and args.b0_t is None and "units" in command.groups:
         raise UsageError(f"a field in {args.units} needs `--b0-t`", expected="the field strength in tesla")
-    if args.units == "rad" and args.te_s is None and command.name == "invert":
+    if args.units == "rad" and args.te_s is None and "units" in command.groups:
         raise UsageError("a field in rad needs `--te-s`", expected="the echo time in seconds")
     if args.b0_t is not None and not 0.01 <= args.b0_t <= 25:
         raise UsageError(f"`--b0-t` is {args.b0_t}", expected="a field strength in tesla, 0.01 to 25")

@@ -27,15 +27,12 @@ def parameter(
     high: float = math.inf,
     choices: tuple[str, ...] = (),
     zero: str = "",
-    words: Mapping[str, str] | None = None,
 ) -> Any:
     """A dataclass field that knows its unit, its meaning and its limits (both included).
 
-    Where zero is no quantity but a way to choose one, ``zero`` says so in the words of the methods text; ``words`` has
-    what stands there for a choice (nothing for those that it lacks).
+    Where zero is no quantity but a way to choose one, ``zero`` says so in the words of the methods text.
     """
     metadata = {"meaning": meaning, "unit": unit, "low": low, "high": high, "choices": choices, "zero": zero}
-    metadata["words"] = words
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -63,7 +60,8 @@ class Method:
     extras : tuple of str
         Further optional volumes that it takes by keyword, for example ``csf``.
     takes : str
-        Of an inversion: ``local`` for the local field, ``total`` for the field before background removal.
+        Of an inversion: ``local`` for the local field, less what background removal left in it where that is taken
+        off; ``remainder`` for the local field with that, ``total`` for the field before background removal.
     model : str
         Name of the weight files of a trained network; that of the method where empty.
     """
@@ -115,8 +113,6 @@ class Method:
             words, value = field.metadata.get("zero"), values[field.name]
             if words:
                 values[field.name] = f"{value:g} {field.metadata['unit']}".rstrip() if value else words
-            if field.metadata.get("words") is not None:
-                values[field.name] = field.metadata["words"].get(value, "")
         return self.sentence.format(**values)
 
 

@@ -84,9 +84,13 @@ class Susceptibility:
         Iterations done (0 for a closed form).
     converged : bool
         Whether the tolerance was met (True for a closed form).
+    remainder_ppm : (nx, ny, nz) float32 array or None
+        The part of the field that the method took for a field of sources outside, zero outside the mask; ``None`` of
+        a method that does not look for any.
     """
 
     chi_ppm: FloatVolume
     iterations: int = 0
     converged: bool = True
     info: dict[str, Any] = field(default_factory=dict)
+    remainder_ppm: FloatVolume | None = None

@@ -62,6 +62,52 @@ class RemoveBackground(base.Step):
         }
 
 
+class TakeRemainderInputSpec(base.MethodInputSpec):
+    """Local field, mask and weights."""
+
+    local_hz = File(exists=True, mandatory=True)
+    mask = File(exists=True, mandatory=True)
+    weights = File(exists=True, mandatory=True)
+    b0_t = traits.Float(mandatory=True)
+    te_s = traits.Float(mandatory=True, desc="time whose phase nonlinear data terms work with")
+
+
+class TakeRemainderOutputSpec(TraitedSpec):
+    """Local field without what was left of the background."""
+
+    local_hz = File()
+    info = File()
+
+
+class TakeRemainder(base.Step):
+    """Take off the local field what background removal left in it."""
+
+    input_spec = TakeRemainderInputSpec
+    output_spec = TakeRemainderOutputSpec
+    step = "remainder"
+    iterates = True
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """Load, take off, save."""
+        local_hz, image = base.load(self.inputs.local_hz)
+        weights, _ = base.load(self.inputs.weights)
+        scale = np.float32(hz_per_ppm(self.inputs.b0_t))
+        function, params = self.method()
+        local = function(
+            local_hz / scale,
+            base.load_mask(self.inputs.mask),
+            base.grid_of(image),
+            params,
+            weights=weights,
+            rad_per_ppm=rad_per_ppm(self.inputs.b0_t, self.inputs.te_s),
+            device=resolve_device(self.inputs.device),
+        )
+        return {
+            "local_hz": base.save(folder, "local_hz", local.field_ppm * scale, image),
+            "info": base.save_info(folder, local.info),
+        }
+
+
 class InvertInputSpec(base.MethodInputSpec):
     """Local field, mask, weights and magnitude."""
 
@@ -76,9 +122,10 @@ class InvertInputSpec(base.MethodInputSpec):
 
 
 class InvertOutputSpec(TraitedSpec):
-    """Susceptibility before referencing."""
+    """Susceptibility before referencing, and the field that it is to explain."""
 
     chi_ppm = File()
+    local_hz = File(desc="the field less what the method took for a field of sources outside, if it looks for that")
     info = File()
 
 
@@ -110,8 +157,14 @@ class Invert(base.Step):
             **self._extras(image),
         )
         info = {"iterations": result.iterations, "converged": bool(result.converged), "device": device, **result.info}
+        local_hz = self.inputs.local_hz
+        if result.remainder_ppm is not None:
+            field_ppm -= result.remainder_ppm
+            field_ppm *= np.float32(hz_per_ppm(self.inputs.b0_t))
+            local_hz = base.save(folder, "local_hz", field_ppm, image)
         return {
             "chi_ppm": base.save(folder, "chi_ppm", result.chi_ppm, image),
+            "local_hz": local_hz,
             "info": base.save_info(folder, info),
         }
 

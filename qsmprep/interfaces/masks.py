@@ -42,6 +42,7 @@ class BrainMask(base.Step):
 
     input_spec = BrainMaskInputSpec
     output_spec = BrainMaskOutputSpec
+    apart = True
     step = "mask"
 
     def compute(self, folder: Path) -> dict[str, Any]:

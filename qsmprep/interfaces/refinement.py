@@ -65,6 +65,7 @@ class RefineLabels(base.Step):
 
     input_spec = RefineLabelsInputSpec
     output_spec = RefineLabelsOutputSpec
+    apart = True
     step = "segmentation"
 
     def compute(self, folder: Path) -> dict[str, Any]:

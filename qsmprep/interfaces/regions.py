@@ -63,6 +63,7 @@ class SegmentNuclei(base.Step):
 
     input_spec = SegmentNucleiInputSpec
     output_spec = SegmentNucleiOutputSpec
+    apart = True
     step = "nuclei"
 
     def compute(self, folder: Path) -> dict[str, Any]:

@@ -60,6 +60,7 @@ class BrainOf(base.Step):
 
     input_spec = BrainOfInputSpec
     output_spec = BrainOfOutputSpec
+    apart = True
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """Load, extract, save."""

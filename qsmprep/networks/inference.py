@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,14 +14,12 @@ from qsmprep.core.allocation import reused_memory
 from qsmprep.core.device import is_out_of_memory
 from qsmprep.core.grid import Grid
 from qsmprep.core.inversion.problem import Problem, Volume, prepare
-from qsmprep.core.inversion.whqsm import separate
 from qsmprep.core.parameters import (
     ConeNetParams,
     LoopNetParams,
     MetaQSMParams,
     PedQNetParams,
     QSMInvNetParams,
-    WhqsmParams,
 )
 from qsmprep.core.results import Susceptibility
 from qsmprep.errors import OutOfMemoryError, UsageError
@@ -131,7 +129,7 @@ def invert(
     magnitude : (nx, ny, nz) array, optional
         Its edges guide networks that were trained with it (ConeNet and those of ``inputs: variation``).
     rad_per_ppm : optional
-        Phase in radians of 1 ppm, for WH-QSM where it goes before the network; of no use to the network.
+        Checked, but of no use to networks.
     device : str
         Torch device.
 
@@ -154,7 +152,6 @@ def invert(
         field_ppm, mask, grid, weights=weights, magnitude=magnitude, rad_per_ppm=rad_per_ppm, device=device
     )
     network, card = load(name, getattr(params, "weights", ""), problem.device)
-    problem, harmonic = without_harmonic(problem, params, rad_per_ppm)
     frame = Frame.of(problem.grid, network.stride)
     field = frame.enter(problem.field_ppm)
     inside = frame.enter(problem.mask)
@@ -163,7 +160,7 @@ def invert(
     scale = 0.5 * (field_scale(field, sure) + field_scale(-field, sure))
     log_ratio = noise_ratio(field, inside)
     info = describe(card, problem.grid, float(log_ratio.exp()) * float(scale), card.title)
-    info |= {"ensemble": getattr(params, "ensemble", "odd"), "device": str(device), **harmonic}
+    info |= {"ensemble": getattr(params, "ensemble", "odd"), "device": str(device)}
     count = getattr(params, "iterations", 0) or getattr(network, "iterations", 1)
     if not bool(problem.field_ppm.any()):
         return Susceptibility(problem.paste(problem.field_ppm), iterations=count, info={**info, "tiles": 0})
@@ -178,22 +175,6 @@ def invert(
     info["tiles"] = tiles
     info["consistency_weight"] = float(network.consistency.weight(noise_ratio(runner.field, inside)))
     return Susceptibility(problem.paste(frame.leave(chi * scale)), iterations=count, info=info)
-
-
-def without_harmonic(problem: Problem, params: Any, rad_per_ppm: float | None) -> tuple[Problem, dict[str, float]]:
-    """The problem less the nearly harmonic field that its field holds, where the parameters say yes to that, and the
-    root mean square of that field in ppm.
-
-    What background removal leaves costs a network more than it costs WH-QSM, which solves for it. Where it leaves
-    nothing, WH-QSM takes a part of the field itself.
-    """
-    if getattr(params, "harmonic", "no") != "yes" or not bool(problem.field_ppm.any()):
-        return problem, {}
-    with reused_memory(problem.device):
-        found, remainder = separate(problem, WhqsmParams(), rad_per_ppm)
-    if problem.device.type == "cuda":
-        torch.cuda.empty_cache()  # tiles are planned by the memory that is free
-    return replace(problem, field_ppm=problem.field_ppm - remainder), {"harmonic_ppm": found.info["harmonic_ppm"]}
 
 
 def relative(weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -305,6 +286,8 @@ class Runner:
 
         Where memory does not suffice, tiles of half the edge are tried.
         """
+        if self.measured.is_cuda:
+            torch.cuda.empty_cache()  # tiles are planned by the memory that is free
         shape = tuple(n // self.network.shuffle for n in self.measured.shape[-3:])
         tiles: Tiles | None = plan_tiles(self.network, shape, getattr(self.params, "tile", 0), self.measured.device)
         while tiles is not None:

@@ -17,12 +17,15 @@ from qsmprep.bids.acquisition import Acquisition
 from qsmprep.bids.metadata import readout_of
 from qsmprep.core.methods import METHODS
 from qsmprep.interfaces.artefacts import CorrectPhase
-from qsmprep.interfaces.inversion import Invert, Reference, RemoveBackground
+from qsmprep.interfaces.inversion import Invert, Reference, RemoveBackground, TakeRemainder
 from qsmprep.interfaces.masks import BrainMask, QSMMask
 from qsmprep.interfaces.phase import Conform, FitField, FitR2Star, Unwrap
 from qsmprep.interfaces.swi import MakeSWI
 from qsmprep.networks.card import find_weights
 from qsmprep.settings import Settings
+
+SEPARATING = "whqsm"
+"""The inversion that finds the same as the default of the step ``remainder``."""
 
 SEGMENTER_GB = 2.0
 """Memory of a segmentation network on one window."""
@@ -43,7 +46,7 @@ def init_acquisition_wf(acquisition: Acquisition, settings: Settings) -> Literat
     LiterateWorkflow
         Its nodes are ``conform``, ``brain``, ``artefacts``, ``unwrap``, ``fieldmap``, ``qsmmask``, ``background``,
         ``r2star`` (for two or more echoes with a magnitude), ``swi`` (when it is wanted and there is a
-        magnitude), and for every inversion ``invert_<name>`` and
+        magnitude), ``remainder`` (see :func:`field_source`), and for every inversion ``invert_<name>`` and
         ``reference_<name>``. ``__desc__`` holds the methods text.
     """
     workflow = LiterateWorkflow(name=workflow_name(acquisition))
@@ -176,7 +179,10 @@ def _chi_part(
             (nodes["qsmmask"], background, [("mask", "mask"), ("weights", "weights")]),
         ]
     )
-    for name in settings.inversions:
+    nodes["background"] = background
+    if any(field_source(settings, name)[0] == "remainder" for name in settings.inversions):
+        nodes["remainder"] = _remainder_node(workflow, acquisition, settings, nodes)
+    for name in sorted(settings.inversions, key=lambda name: name != SEPARATING):  # others may take its field
         invert = _node(
             Invert(
                 b0_t=b0_t,
@@ -186,14 +192,13 @@ def _chi_part(
             f"invert_{name}",
             threads,
         )
-        total = METHODS.get("inversion", name).takes == "total"
-        masked = nodes["qsmmask"] if total else background
+        nodes[f"invert_{name}"] = invert
+        source, output = field_source(settings, name)
+        masked = nodes["qsmmask" if source == "fieldmap" else "background"]
         reference = _node(Reference(**_chosen(settings, "reference", settings.reference)), f"reference_{name}")
         workflow.connect(
             [
-                (nodes["fieldmap"], invert, [("field_hz", "local_hz")])
-                if total
-                else (background, invert, [("local_hz", "local_hz")]),
+                (nodes[source], invert, [(output, "local_hz")]),
                 (masked, invert, [("mask", "mask")]),
                 (nodes["qsmmask"], invert, [("weights", "weights")]),
                 (nodes["conform"], invert, [("magnitude", "magnitude")]),
@@ -203,6 +208,44 @@ def _chi_part(
         )
         if "r2star" in nodes and getattr(settings.params("inversion", name), "csf_weight", 0.0) > 0:
             workflow.connect([(nodes["r2star"], invert, [("r2star_hz", "r2star_hz")])])
+
+
+def field_source(settings: Settings, name: str) -> tuple[str, str]:
+    """The node and its output that an inversion takes its field from.
+
+    The local field goes through the node ``remainder``, unless what background removal leaves is to stay, or the
+    inversion that finds the same is among those that are wanted: then its result serves the others too.
+    """
+    takes = METHODS.get("inversion", name).takes
+    if takes == "total":
+        return "fieldmap", "field_hz"
+    if takes == "remainder" or settings.remainder == "keep":
+        return "background", "local_hz"
+    same = settings.params("remainder", settings.remainder) == settings.params("inversion", SEPARATING)
+    return (f"invert_{SEPARATING}" if same and SEPARATING in settings.inversions else "remainder"), "local_hz"
+
+
+def _remainder_node(
+    workflow: LiterateWorkflow, acquisition: Acquisition, settings: Settings, nodes: dict[str, pe.Node]
+) -> pe.Node:
+    """The node that takes off the local field what background removal left in it."""
+    node = _node(
+        TakeRemainder(
+            b0_t=acquisition.b0_t,
+            te_s=turn_time_s(acquisition.te_s),
+            **placed(settings),
+            **_chosen(settings, "remainder", settings.remainder),
+        ),
+        "remainder",
+        settings.omp_nthreads,
+    )
+    workflow.connect(
+        [
+            (nodes["background"], node, [("local_hz", "local_hz"), ("mask", "mask")]),
+            (nodes["qsmmask"], node, [("weights", "weights")]),
+        ]
+    )
+    return node
 
 
 def placed(settings: Settings) -> dict[str, Any]:
@@ -290,6 +333,8 @@ def methods_text(acquisition: Acquisition, settings: Settings) -> str:
     text.append(_sentence(settings, "background", settings.background))
     if all(METHODS.get("inversion", name).takes == "total" for name in settings.inversions):
         text.append("The inversion took the total field, without that step.")
+    if settings.treats_remainder:
+        text.append(_sentence(settings, "remainder", settings.remainder))
     text.extend(_sentence(settings, "inversion", name) for name in settings.inversions)
     text.append(_sentence(settings, "reference", settings.reference))
     text.append(

@@ -88,14 +88,15 @@ class WatchedMultiProc(MultiProcPlugin):
         self.ahead = args.pop("ahead", False)
         super().__init__(plugin_args={**args, "mp_context": "forkserver"})
         self.pool.shutdown(wait=False)
-        self.pool = ProcessPoolExecutor(
-            max_workers=self.processors,
-            mp_context=start_server(),
-            initializer=_start_worker,
-            initargs=(Path.cwd(), level),
-        )
+        self.level = level
+        self.pool = self._new_pool(self.processors)
+        self.alone: list[Any] = []
         self.killed = False
         self.news = threading.Event()
+
+    def _new_pool(self, n: int) -> ProcessPoolExecutor:
+        start = {"initializer": _start_worker, "initargs": (Path.cwd(), self.level)}
+        return ProcessPoolExecutor(max_workers=n, mp_context=start_server(), **start)
 
     def _generate_dependency_list(self, graph: Any) -> None:
         super()._generate_dependency_list(graph)
@@ -153,9 +154,23 @@ class WatchedMultiProc(MultiProcPlugin):
             with suppress(OSError):
                 mark.unlink()
         try:
+            if getattr(node.interface, "apart", False) and len(self.pending_tasks) < self.processors:
+                return self._submit_alone(node, updatehash)
             return super()._submit_job(node, updatehash)
         except BrokenProcessPool:
             raise self._worker_was_killed() from None
+
+    def _submit_alone(self, node: Any, updatehash: bool) -> Any:
+        """Give a step a process that ends with it, and takes along what only such steps import."""
+        many, self.pool = self.pool, self._new_pool(1)
+        try:
+            taskid = super()._submit_job(node, updatehash)
+            self.alone = [process for process in self.alone if process.is_alive()]
+            self.alone += (self.pool._processes or {}).values()
+            return taskid
+        finally:
+            self.pool.shutdown(wait=False)  # after that step
+            self.pool = many
 
     def _worker_was_killed(self) -> OutOfMemoryError:
         self.killed = True
@@ -163,7 +178,7 @@ class WatchedMultiProc(MultiProcPlugin):
 
     def stop(self) -> None:
         """End the workers without waiting for the steps they are at."""
-        processes = list((self.pool._processes or {}).values())
+        processes = [*(self.pool._processes or {}).values(), *self.alone]
         self.pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.kill()

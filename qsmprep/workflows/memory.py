@@ -19,6 +19,7 @@ BYTES: dict[str, tuple[float, float]] = {
     "swi": (0, 80),
     "qsmmask": (100, 0),
     "background": (290, 0),
+    "remainder": (400, 0),
     "invert_": (400, 0),
     "reference_": (40, 0),
     "roi_": (120, 0),

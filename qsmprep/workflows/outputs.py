@@ -20,7 +20,7 @@ from qsmprep.core.methods import METHODS
 from qsmprep.interfaces.publish import Publish, image
 from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
-from qsmprep.workflows.acquisition import makes_swi
+from qsmprep.workflows.acquisition import field_source, makes_swi
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,9 @@ def products(acquisition: Acquisition, settings: Settings) -> Iterator[Product]:
     for name in settings.inversions:
         text = f"Magnetic susceptibility ({METHODS.get('inversion', name).title})"
         says = {**stripped, **_method("inversion", name, settings), "susceptibility_reference": settings.reference}
-        infos = ("conform", "artefacts", f"invert_{name}", f"reference_{name}")
+        left = (field_source(settings, name)[0],) if settings.treats_remainder else ()
+        left = tuple(node for node in left if node not in ("background", "fieldmap"))
+        infos = ("conform", "artefacts", *left, f"invert_{name}", f"reference_{name}")
         yield Product(f"reference_{name}", "chi_ppm", "Chimap", text, {"desc": name}, infos, says=says)
 
 

@@ -309,12 +309,19 @@ def add_stage_reports(workflow: LiterateWorkflow, acquisition: Acquisition, sett
         reference = workflow.get_node(f"reference_{name}")
         workflow.connect([(reference, node, [("chi_ppm", "chi_ppm"), ("info", "info")])])
         workflow.connect(reference, "chi_ppm", merge, f"in{number}")
-        background = workflow.get_node("background")
-        workflow.connect([(background, node, [("local_hz", "local_hz"), ("mask", "mask")])])
+        source, output = explained(name)
+        workflow.connect(workflow.get_node(source), output, node, "local_hz")
+        workflow.connect(workflow.get_node("background"), "mask", node, "mask")
     compare = stage_node("compare", "compare", acquisition, settings)
     compare.inputs.names = list(settings.inversions)
     workflow.connect(merge, "out", compare, "chi_list")
     workflow.connect(workflow.get_node("background"), "mask", compare, "mask")
+
+
+def explained(name: str) -> tuple[str, str]:
+    """The node and its output that a map of that inversion is to explain: the local field that it was made from."""
+    total = METHODS.get("inversion", name).takes == "total"
+    return ("background", "local_hz") if total else (f"invert_{name}", "local_hz")
 
 
 def stage_node(stage: str, tag: str, acquisition: Acquisition, settings: Settings) -> pe.Node:

@@ -166,6 +166,28 @@ def test_background_passes_the_unit_through(shared, tmp_path, capsys):
     assert json.loads((tmp_path / "b.json").read_text())["Units"] == "Hz"
 
 
+def test_the_remainder_of_the_background_is_taken_off(shared, tmp_path, capsys):
+    index = np.indices(SHAPE).astype(float)
+    x, _, z = ((index[a] - (SHAPE[a] - 1) / 2) * VOXEL_MM[a] / 20 for a in range(3))
+    left = (0.02 * (x * z + 0.5 * z) * shared.mask).astype(np.float32)
+    scale = np.float32(hz_per_ppm(B0_T))
+    field = save(tmp_path / "field.nii.gz", (shared.local_ppm + left) * scale, shared.affine)
+    words = ("--field", field, "--mask", shared["mask"], "--units", "hz", "--b0-t", B0_T)
+    code, told = call(capsys, "remainder", *words, "--out", tmp_path / "clean.nii", "--param", "harmonic=yes")
+    assert code == 0, told
+    off = np.std((data_of(tmp_path / "clean.nii") / scale - shared.local_ppm)[shared.mask])
+    assert off < 0.4 * left[shared.mask].std()
+    sidecar = json.loads((tmp_path / "clean.json").read_text())
+    assert sidecar["Units"] == "Hz" and sidecar["Method"] == "weakharmonic"
+    assert sidecar["Details"]["harmonic_ppm"] == pytest.approx(left[shared.mask].std(), rel=0.4)
+    assert f"{1e3 * sidecar['Details']['harmonic_ppm']:.2g} ppb taken off" in told
+    code, told = call(capsys, "remainder", *words, "--out", tmp_path / "kept.nii", "--method", "keep")
+    assert code == 0 and told.endswith("nothing taken off\n"), told
+    assert np.allclose(data_of(tmp_path / "kept.nii"), data_of(field) * shared.mask, atol=1e-6)
+    code, told = call(capsys, "remainder", *words[:-2], "--out", tmp_path / "none.nii")
+    assert code == 2 and "needs `--b0-t`" in told
+
+
 def test_a_unit_that_contradicts_the_sidecar_is_refused(shared, tmp_path, capsys):
     """The local field of a total field in ppm is in ppm, and cannot be inverted as one in Hz."""
     total, local, chi = (tmp_path / f"{name}.nii.gz" for name in ("total", "local", "chi"))

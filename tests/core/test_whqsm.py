@@ -13,7 +13,7 @@ from qsmprep.core.inversion.admm import TotalVariation
 from qsmprep.core.inversion.auto import Weight
 from qsmprep.core.inversion.phaseterm import PhaseTerm
 from qsmprep.core.inversion.problem import Spectral, prepare
-from qsmprep.core.inversion.whqsm import solve
+from qsmprep.core.inversion.whqsm import ALIKE, solve
 from qsmprep.core.methods import METHODS
 from qsmprep.core.parameters import NltvParams, WhqsmParams
 
@@ -77,7 +77,7 @@ def test_agrees_with_the_published_alternation():
     space, errors = Spectral(CUBE, 1.0, "cpu"), []
     for iterations in (30, 400):
         params = WhqsmParams(weight, beta, rho, muh, tolerance=0.0, max_iter=iterations)
-        errors.append(nrmse(solve(problem, space, params, RAD_PER_PPM)[0].chi_ppm, expected / RAD_PER_PPM, mask))
+        errors.append(nrmse(solve(problem, space, params, RAD_PER_PPM).chi_ppm, expected / RAD_PER_PPM, mask))
     split, term = TotalVariation(space, space.dipole**2, weight, rho), PhaseTerm(problem, RAD_PER_PPM, 1.0)
     held = Weight(weight, 0.1, problem)
     without = fansi.solve(problem, space, split, term, NltvParams(tolerance=0.0, max_iter=400), held).chi_ppm
@@ -99,17 +99,50 @@ def test_agrees_with_the_published_alternation():
 def test_takes_a_harmonic_field_off(remnant):
     field, mask, chi, _ = head(GRID, seed=2)
     extra = np.where(mask, 0.02 * remnant(*positions_mm(GRID) / 20), 0).astype(np.float32)
-    result = invert("whqsm", field + extra, mask, GRID, {"max_iter": 60})
+    result = invert("whqsm", field + extra, mask, GRID, {"max_iter": 60, "harmonic": "yes"})
     without = nrmse(invert("nltv", field + extra, mask, GRID, {"max_iter": 60}).chi_ppm, chi, mask)
     assert nrmse(result.chi_ppm, chi, mask) < 0.45 * without
     assert result.info["harmonic_ppm"] == pytest.approx(extra[mask].std(), rel=0.25)
+    assert np.std((result.remainder_ppm - extra)[mask]) < 0.3 * extra[mask].std()
+    off = METHODS.get("remainder", "weakharmonic")
+    params = off.configure({"max_iter": 60, "harmonic": "yes"})
+    local = off.load()(field + extra, mask, GRID, params)
+    np.testing.assert_allclose(local.field_ppm, (field + extra - result.remainder_ppm) * mask, atol=1e-7)
+    kept = METHODS.get("remainder", "keep")
+    left = kept.load()(field + extra, mask, GRID, kept.configure())
+    assert np.array_equal(left.field_ppm, field + extra) and np.array_equal(left.mask, mask)
 
 
 def test_costs_little_where_nothing_is_left():
     field, mask, chi, _ = head(GRID, seed=2)
-    clean = invert("whqsm", field, mask, GRID)
+    clean = invert("whqsm", field, mask, GRID, {"harmonic": "yes"})
     assert nrmse(clean.chi_ppm, chi, mask) < 1.15 * nrmse(invert("nltv", field, mask, GRID).chi_ppm, chi, mask)
     assert clean.info["harmonic_ppm"] < 0.3 * field[mask].std()
+
+
+def test_a_whole_local_field_is_not_taken_apart():
+    """Where nothing was removed, a harmonic field that resembles the map's is given up, and nonlinear TV is left."""
+    field, mask, _, _ = head(GRID, seed=2)
+    found = invert("whqsm", field, mask, GRID)
+    plain = invert("nltv", field, mask, GRID)
+    assert np.array_equal(found.chi_ppm, plain.chi_ppm)
+    assert not found.remainder_ppm.any() and found.info["harmonic_ppm"] == 0.0
+    assert found.info["harmonic_alike"] > ALIKE
+    assert found.iterations > plain.iterations, "both are counted"
+
+
+@pytest.mark.parametrize("background", ["pdf", "resharp", "tfi"])
+def test_what_background_removal_leaves_is_taken_off(background):
+    """What these methods remove holds the harmonic part of the local field: the opposite is left to find."""
+    field, mask, _, _ = head(GRID, seed=2)
+    x, y, z = positions_mm(GRID) / 20
+    total = np.where(mask, field + 0.3 * z + 0.2 * (z**2 - (x**2 + y**2) / 2) + 0.1 * x * y * z, 0)
+    method = METHODS.get("background", background)
+    local = method.load()(total.astype(np.float32), mask, GRID, method.configure())
+    found, sure = (invert("whqsm", local.field_ppm, local.mask, GRID, {"harmonic": how}) for how in ("auto", "yes"))
+    assert np.array_equal(found.chi_ppm, sure.chi_ppm)
+    assert found.info["harmonic_ppm"] > 0
+    assert np.array_equal(found.remainder_ppm, sure.remainder_ppm)
 
 
 def test_the_weights_carry_lengths():

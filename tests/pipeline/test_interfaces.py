@@ -25,6 +25,7 @@ from qsmprep.settings import Settings
 from qsmprep.workflows.acquisition import init_acquisition_wf
 from qsmprep.workflows.outputs import add_outputs, products
 from qsmprep.workflows.pages import crash_files, processing, used
+from qsmprep.workflows.stages import add_stage_reports
 
 STAND_IN = f"""#!{sys.executable}
 # Stands in for FSL's bet in the tests only: masks what is brighter than half of the maximum.
@@ -118,6 +119,52 @@ def test_graph_of_every_suffix(tmp_path, suffix, te_s, turn_s):
     assert graph.get_node("invert_medi").inputs.te_s == pytest.approx(turn_s)
 
 
+def _sources(graph, name):
+    """Which node each connected input of a node comes from."""
+    edges = graph._graph.in_edges(graph.get_node(name), data=True)
+    return {into: source.name for source, _, data in edges for _, into in data["connect"]}
+
+
+@pytest.mark.parametrize(
+    ("inversions", "words", "wanted"),
+    [
+        (("whqsm",), {}, {"whqsm": "background"}),
+        (("tv", "whqsm"), {}, {"whqsm": "background", "tv": "invert_whqsm"}),
+        (
+            ("whqsm", "tv", "tgv"),
+            {"parameters": {"whqsm": {"beta": 50}}},
+            {"whqsm": "background", "tv": "remainder", "tgv": "fieldmap"},
+        ),
+        (
+            ("whqsm", "tv"),
+            {"parameters": {"whqsm": {"beta": 50}, "weakharmonic": {"beta": 50}}},
+            {"tv": "invert_whqsm"},
+        ),
+        (("tv", "tkd"), {}, {"tv": "remainder", "tkd": "remainder"}),
+        (("whqsm", "tv"), {"remainder": "keep"}, {"whqsm": "background", "tv": "background"}),
+    ],
+    ids=["alone", "shared", "other parameters", "the same parameters", "none finds it", "kept"],
+)
+def test_what_background_removal_leaves_is_found_once(tmp_path, inversions, words, wanted):
+    """By the inversion that looks for it where that is wanted as well, else in a step of its own; never in vain."""
+    acquisition = _acquisition(tmp_path, "MEGRE", (0.004, 0.01))
+    settings = Settings(tmp_path, tmp_path / "out", "participant", tmp_path / "work", inversions=inversions, **words)
+    graph = init_acquisition_wf(acquisition, settings)
+    add_outputs(graph, acquisition, Grid((10, 10, 10), (1, 1, 1)), settings)
+    add_stage_reports(graph, acquisition, settings)
+    for name, source in wanted.items():
+        assert _sources(graph, f"invert_{name}")["local_hz"] == source
+        shown = "background" if name == "tgv" else f"invert_{name}"
+        assert _sources(graph, f"report_chi{name}")["local_hz"] == shown
+    assert (graph.get_node("remainder") is not None) == ("remainder" in wanted.values())
+    others = set(inversions) - {"whqsm", "tgv"}
+    taken = others and settings.remainder != "keep"
+    assert ("had left was found" in graph.__desc__) == bool(taken)
+    assert ("had left stayed" in graph.__desc__) == bool(others and not taken)
+    assert settings.params("inversion", "whqsm").harmonic == "yes", "the field of a run comes from phase"
+    assert ("remainder", settings.remainder) in settings.chosen() or not others
+
+
 def test_single_step_methods_take_the_total_field(tmp_path):
     """And the fluid goes to MEDI only where it is asked for."""
     acquisition = _acquisition(tmp_path, "MEGRE", (0.004, 0.01))
@@ -126,11 +173,10 @@ def test_single_step_methods_take_the_total_field(tmp_path):
     graph = init_acquisition_wf(acquisition, settings)
 
     def sources(name):
-        edges = graph._graph.in_edges(graph.get_node(name), data=True)
-        return {into: source.name for source, _, data in edges for _, into in data["connect"]}
+        return _sources(graph, name)
 
-    assert sources("invert_tv")["local_hz"] == sources("invert_tv")["mask"] == "background"
-    assert sources("reference_tv")["mask"] == "background"
+    assert sources("invert_tv")["local_hz"] == "remainder"
+    assert sources("invert_tv")["mask"] == sources("reference_tv")["mask"] == "background"
     assert sources("invert_tgv")["local_hz"] == "fieldmap"
     assert sources("invert_tgv")["mask"] == sources("reference_tgv")["mask"] == "qsmmask"
     assert sources("invert_medi")["r2star_hz"] == "r2star"

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from scans import write_cohort
 
-from qsmprep.core.methods import METHODS
 from qsmprep.networks.card import Card
 from qsmprep.networks.weights import save
 from qsmprep.networks.zoo import build
@@ -49,18 +48,6 @@ def test_from_weights_to_the_page(qsmprep, tmp_path):
     page = (tmp_path / "out" / "sub-01.html").read_text()
     assert f"LoopNet: {told}" in page
     assert told in done.stdout + done.stderr, "the log says it too"
-
-
-def test_only_a_run_takes_the_remainder_of_the_background_off_by_itself(tmp_path):
-    settings = Settings(tmp_path, tmp_path, "participant", tmp_path, inversions=("loopnet",))
-    assert settings.params("inversion", "loopnet").harmonic == "yes"
-    kept = Settings(tmp_path, tmp_path, "participant", tmp_path, parameters={"loopnet": {"harmonic": "no"}})
-    assert kept.params("inversion", "loopnet").harmonic == "no"
-    said = [
-        METHODS.get("inversion", "loopnet").describe(one.params("inversion", "loopnet")) for one in (settings, kept)
-    ]
-    assert "[@milovic2019] finds was taken off first" in said[0]
-    assert "harmonic" not in said[1]
 
 
 def test_missing_weights_are_told_before_any_work(qsmprep, tmp_path):

@@ -42,17 +42,24 @@ class Nap(base.Step):
         return {}
 
 
+class LoneNap(Nap):
+    """In a process of its own."""
+
+    apart = True
+
+
 @pytest.fixture
 def naps(tmp_path):
     """A graph of steps that need nothing of each other, and settings for two processes."""
 
-    def make(seconds, *words, gpu=False):
+    def make(seconds, *words, gpu=False, lone=()):
         said = [str(tmp_path / "raw"), str(tmp_path / "out"), "participant", "--nprocs", "2", "--omp-nthreads", "1"]
         (tmp_path / "raw").mkdir()
         settings = parse_settings([*said, *words])
         engine.configure_nipype(settings, tmp_path)
         graph = Workflow("naps", base_dir=str(tmp_path / "work"))
-        steps = [Nap(seconds=seconds, number=i, use_gpu=gpu and i == N_STEPS - 1) for i in range(N_STEPS)]
+        kinds = [LoneNap if i in lone else Nap for i in range(N_STEPS)]
+        steps = [kind(seconds=seconds, number=i, use_gpu=gpu and i == N_STEPS - 1) for i, kind in enumerate(kinds)]
         graph.add_nodes([Node(step, f"nap{i}", mem_gb=0.1) for i, step in enumerate(steps)])
         return graph, settings
 
@@ -105,6 +112,38 @@ def test_only_single_threads_are_sent_ahead(naps):
         assert plugin._check_resources([(0, 0)])[1] == 0
     finally:
         plugin.pool.shutdown()
+
+
+def test_what_no_other_step_needs_goes_with_its_process(tmp_path, naps):
+    """A step apart has a process of its own that ends with it; the others share theirs."""
+    graph, settings = naps(0.2, lone=(0, 1))
+    outcome = engine.execute(graph, settings, lambda step: None)
+    assert {step.status for step in outcome.steps.values()} == {"end"}
+    pids = [int(next((tmp_path / "work").rglob(f"nap{i}/pid")).read_text()) for i in range(N_STEPS)]
+    assert len(set(pids[:2])) == 2 and not set(pids[:2]) & set(pids[2:])
+    assert len(set(pids[2:])) <= 2
+    limit = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in pids[:2]) and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids[:2])
+
+
+def test_a_step_apart_that_is_killed_ends_the_run(tmp_path, naps):
+    graph, settings = naps(30.0, lone=(0,))
+
+    def kill():
+        limit = time.monotonic() + 60
+        while not (found := list((tmp_path / "work").rglob("nap0/pid"))) and time.monotonic() < limit:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        os.kill(int(found[0].read_text()), signal.SIGKILL)
+
+    threading.Thread(target=kill).start()
+    begun = time.monotonic()
+    outcome = engine.execute(graph, settings, lambda step: None)
+    assert outcome.out_of_memory
+    assert outcome.steps["naps.nap0"].killed
+    assert time.monotonic() - begun < 25
 
 
 def test_only_steps_that_had_begun_are_named_when_a_worker_is_killed(tmp_path, naps, sent):

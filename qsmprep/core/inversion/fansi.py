@@ -91,7 +91,11 @@ def nltv(
     problem = prepare(
         field_ppm, mask, grid, weights=weights, magnitude=magnitude, rad_per_ppm=rad_per_ppm, device=device
     )
-    space = Spectral(problem.grid, ITERATIVE_PAD, problem.device)
+    return total_variation(problem, Spectral(problem.grid, ITERATIVE_PAD, problem.device), params, rad_per_ppm)
+
+
+def total_variation(problem: Problem, space: Spectral, params: NltvParams, rad_per_ppm: float | None) -> Susceptibility:
+    """See :func:`nltv`."""
     weight = Weight(params.weight, SHARE, problem)
     split = TotalVariation(space, params.fidelity * space.dipole**2, weight.value, params.rho)
     term = PhaseTerm(problem, rad_per_ppm or DEFAULT_RAD_PER_PPM, params.fidelity)

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import torch
 
 from qsmprep.core.grid import Grid
+from qsmprep.core.inversion import fansi
 from qsmprep.core.inversion.admm import TotalVariation, relative_change
 from qsmprep.core.inversion.auto import Weight
 from qsmprep.core.inversion.phaseterm import PhaseTerm
 from qsmprep.core.inversion.problem import DEFAULT_RAD_PER_PPM, ITERATIVE_PAD, Problem, Spectral, Volume, prepare
-from qsmprep.core.parameters import WhqsmParams
-from qsmprep.core.results import Susceptibility
+from qsmprep.core.parameters import KeepParams, NltvParams, WhqsmParams
+from qsmprep.core.results import LocalField, Susceptibility
 
 RELAXATION = 1.8
 """Of all three splits; halves the iterations that none would take."""
 
 SHARE = 0.1
 """Weight that is chosen from the data, over the residual and the voxel edge."""
+
+ALIKE = 0.2
+"""Slope of the map's field over the nearly harmonic one above which the latter is a part of the local field.
+
+Whatever background removal takes off, the harmonic part of the local field goes with it: what is left to find is
+opposed to the map's field, or unrelated. Of a local field that is whole, the method takes that part itself. On three
+heads the slope was 0.07 or less after six methods of background removal (18 fields), 0.67 or more of the
+true field with 0.001 or 0.006 ppm of noise.
+"""
 
 
 def whqsm(
@@ -39,6 +52,9 @@ def whqsm(
     :math:`h` takes what background removal left of them. Unlike in the first publication, map and
     :math:`h` are solved for together at every point of k-space, and sources of the map may lie outside the mask.
 
+    Where :math:`h` resembles the map's own field (see :data:`ALIKE`) there was nothing left of the background, unless
+    ``params.harmonic`` says so. The map is then that of :func:`qsmprep.core.inversion.fansi.nltv`: without :math:`h`.
+
     Parameters
     ----------
     field_ppm : (nx, ny, nz) array
@@ -49,7 +65,7 @@ def whqsm(
         Voxel size and B0 direction along the array axes.
     params : WhqsmParams, optional
         Weights :math:`\lambda` (ppm mm; 0 to follow the residual) and :math:`\beta` (mm^4), penalties of the
-        splits, when to stop.
+        splits, when to stop, whether :math:`h` may be given up.
     weights : (nx, ny, nz) array, optional
         Relative reliability of the field, from 0 to 1.
     magnitude : optional
@@ -62,9 +78,9 @@ def whqsm(
     Returns
     -------
     Susceptibility
-        In ppm, zero outside the mask. ``info`` holds the weighted root mean square residual
-        ``residual_ppm``, that of the harmonic field, ``harmonic_ppm``, less its mean, the ``weight`` in
-        ppm mm, and the relative change of the last iteration.
+        In ppm, zero outside the mask, and :math:`h` as ``remainder_ppm``. ``info`` holds the weighted root mean
+        square residual ``residual_ppm``, that of the harmonic field, ``harmonic_ppm``, less its mean, the slope
+        of the map's field over it, ``harmonic_alike``, the ``weight`` in ppm mm, and the last relative change.
 
     Raises
     ------
@@ -81,7 +97,64 @@ def whqsm(
     problem = prepare(
         field_ppm, mask, grid, weights=weights, magnitude=magnitude, rad_per_ppm=rad_per_ppm, device=device
     )
-    return separate(problem, params, rad_per_ppm)[0]
+    space = Spectral(problem.grid, ITERATIVE_PAD, problem.device)
+    result = solve(problem, space, params, rad_per_ppm or DEFAULT_RAD_PER_PPM)
+    alike = result.info["harmonic_alike"]
+    if params.harmonic == "auto" and alike > ALIKE:
+        plain = fansi.total_variation(problem, space, NltvParams(weight=params.weight), rad_per_ppm)
+        info = {**plain.info, "harmonic_ppm": 0.0, "harmonic_alike": alike}
+        nothing = np.zeros_like(plain.chi_ppm)
+        return replace(plain, iterations=plain.iterations + result.iterations, info=info, remainder_ppm=nothing)
+    return result
+
+
+def without_remainder(
+    field_ppm: Volume,
+    mask: Volume,
+    grid: Grid,
+    params: WhqsmParams | None = None,
+    *,
+    weights: Volume | None = None,
+    rad_per_ppm: float | None = None,
+    device: str = "cpu",
+) -> LocalField:
+    """A local field less what weak-harmonic regularisation finds that background removal left in it.
+
+    Parameters
+    ----------
+    field_ppm, mask, grid, params, weights, rad_per_ppm, device
+        See :func:`whqsm`.
+
+    Returns
+    -------
+    LocalField
+        In ppm, in the mask that was given. ``info`` is that of :func:`whqsm`.
+
+    Raises
+    ------
+    DataError, UsageError
+        See :func:`qsmprep.core.inversion.problem.prepare`.
+    """
+    found = whqsm(field_ppm, mask, grid, params, weights=weights, rad_per_ppm=rad_per_ppm, device=device)
+    inside = np.asarray(mask, dtype=bool)
+    local = np.where(inside, field_ppm - found.remainder_ppm, 0).astype(np.float32)
+    return LocalField(local, inside, found.info)
+
+
+def with_remainder(
+    field_ppm: Volume,
+    mask: Volume,
+    grid: Grid,
+    params: KeepParams | None = None,
+    *,
+    weights: Volume | None = None,
+    rad_per_ppm: float | None = None,
+    device: str = "cpu",
+) -> LocalField:
+    """A local field as it is; takes, checks and returns what :func:`without_remainder` does."""
+    prepare(field_ppm, mask, grid, weights=weights, rad_per_ppm=rad_per_ppm, device="cpu")
+    inside = np.asarray(mask, dtype=bool)
+    return LocalField(np.where(inside, field_ppm, 0).astype(np.float32), inside)
 
 
 class _Harmonic:
@@ -120,31 +193,8 @@ class _Harmonic:
         self.pull = torch.fft.rfftn(pulled)
 
 
-def separate(problem: Problem, params: WhqsmParams, rad_per_ppm: float | None) -> tuple[Susceptibility, torch.Tensor]:
-    """The map, and the field of a problem that is not the map's.
-
-    Parameters
-    ----------
-    problem : Problem
-    params : WhqsmParams
-    rad_per_ppm : float, optional
-        See :func:`whqsm`.
-
-    Returns
-    -------
-    Susceptibility
-        See :func:`whqsm`.
-    (nx, ny, nz) torch.Tensor
-        The nearly harmonic field in ppm in the box of the problem, zero outside the mask.
-    """
-    space = Spectral(problem.grid, ITERATIVE_PAD, problem.device)
-    return solve(problem, space, params, rad_per_ppm or DEFAULT_RAD_PER_PPM)
-
-
-def solve(
-    problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: float
-) -> tuple[Susceptibility, torch.Tensor]:
-    """Alternate between map with harmonic field, and the splits, until the map stands still; see :func:`separate`."""
+def solve(problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: float) -> Susceptibility:
+    """Alternate between map with harmonic field, and the splits, until the map stands still; see :func:`whqsm`."""
     part = tuple(slice(0, n) for n in problem.grid.shape)
     term = PhaseTerm(problem, rad_per_ppm, params.fidelity)
     harmonic = _Harmonic(problem, space, params)
@@ -187,12 +237,22 @@ def solve(
     del split, harmonic, factor, dual, close
     remainder = space.ifft(background)[part] * problem.mask
     del background
-    field = remainder[problem.mask]
     info = {
         "change": change,
         "weight": weight.value,
         "residual_ppm": term.residual(target[part], problem.mask),
-        "harmonic_ppm": float((field - field.mean()).square().mean().sqrt()),
+        **likeness(remainder[problem.mask], target[part][problem.mask], problem.weights[problem.mask]),
     }
-    found = Susceptibility(problem.paste(chi), iterations=done, converged=change < params.tolerance, info=info)
-    return found, remainder
+    chi_ppm, remainder_ppm = problem.paste(chi), problem.paste(remainder)
+    return Susceptibility(chi_ppm, done, change < params.tolerance, info, remainder_ppm)
+
+
+def likeness(remainder: torch.Tensor, field: torch.Tensor, weights: torch.Tensor) -> dict[str, float]:
+    """Root mean square of a nearly harmonic field less its mean, in its unit, and the slope over it of the rest of a
+    field that holds it, voxels by the square of their weight; ``(n,)`` each."""
+    size = (remainder - remainder.mean()).square().mean().sqrt()
+    share = weights.square() / weights.square().sum()
+    one, other = (part - (share * part).sum() for part in (remainder, field - remainder))
+    spread = (share * one**2).sum()
+    slope = (share * one * other).sum() / spread if spread > 0 else spread
+    return {"harmonic_ppm": float(size), "harmonic_alike": float(slope)}

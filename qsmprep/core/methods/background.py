@@ -1,4 +1,4 @@
-"""Methods of background field removal. The first of a step is its default."""
+"""Methods of background field removal, and for what it leaves. The first of a step is its default."""
 
 from __future__ import annotations
 
@@ -71,5 +71,23 @@ METHODS = (
         p.SharpParams,
         "Background fields were removed with SHARP (radius {radius_mm:g} mm, threshold {threshold:g})",
         ("schweser2011",),
+    ),
+    Method(
+        "remainder",
+        "weakharmonic",
+        "weak-harmonic separation",
+        "qsmprep.core.inversion.whqsm:without_remainder",
+        p.WhqsmParams,
+        "What background removal had left was found together with a map by weak-harmonic regularisation (total "
+        "variation {weight}, harmonic field {beta:g} mm^4) and taken off",
+        ("milovic2019",),
+    ),
+    Method(
+        "remainder",
+        "keep",
+        "field as it is",
+        "qsmprep.core.inversion.whqsm:with_remainder",
+        p.KeepParams,
+        "What background removal had left stayed in the field",
     ),
 )

@@ -47,6 +47,7 @@ METHODS = (
         "Susceptibility was computed with weak-harmonic regularisation (total variation {weight}, "
         "harmonic field {beta:g} mm^4)",
         ("milovic2019",),
+        takes="remainder",
     ),
     Method(
         "inversion",

@@ -5,6 +5,7 @@ Light on purpose: the command line reads this package without importing numpy or
 
 from qsmprep.core.parameters.background import (
     IsmvParams,
+    KeepParams,
     LbvParams,
     PdfParams,
     ResharpParams,
@@ -76,6 +77,7 @@ __all__ = [
     "FslBetParams",
     "IlsqrParams",
     "IsmvParams",
+    "KeepParams",
     "L2Params",
     "LaplacianUnwrapParams",
     "LbvParams",

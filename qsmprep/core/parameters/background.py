@@ -99,3 +99,8 @@ class TfiParams:
     fine_passes: int = parameter(3, "passes on smaller voxels, after those on the joined ones", low=1)
     tolerance: float = parameter(1e-2, "relative residual at which conjugate gradients stop", low=0.0)
     max_iter: int = parameter(15, "conjugate gradient iterations in each pass", low=1)
+
+
+@dataclass(frozen=True)
+class KeepParams:
+    """Parameters of leaving the local field as it is (none)."""

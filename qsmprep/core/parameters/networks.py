@@ -8,13 +8,6 @@ from qsmprep.core.registry import parameter
 
 ENSEMBLE = "odd averages the network and its mirror image, net(f) and -net(-f); none runs it once"
 CONSISTENCY = "refine the network's map by closed-form data consistency, its weight following the noise"
-HARMONIC = (
-    "take off first what WH-QSM finds to be left of the field of sources outside; auto does in a run, whose field "
-    "comes from phase, and does not in a single step"
-)
-TAKEN_OFF = {
-    "yes": "; the nearly harmonic field that weak-harmonic regularisation [@milovic2019] finds was taken off first"
-}
 TILE = "edge of the tiles that the network is run in; 0 for the whole volume where memory allows"
 WEIGHTS = "folder of weight files and their cards; empty for those that come with qsmprep"
 
@@ -25,7 +18,6 @@ class ConeNetParams:
 
     iterations: int = parameter(0, "steps; 0 for as many as in training", low=0, high=20)
     ensemble: str = parameter("odd", ENSEMBLE, choices=("odd", "none"))
-    harmonic: str = parameter("auto", HARMONIC, choices=("auto", "yes", "no"), words=TAKEN_OFF)
     tile: int = parameter(0, TILE, unit="voxels", low=0)
     weights: str = parameter("", WEIGHTS)
 
@@ -37,7 +29,6 @@ class LoopNetParams:
     iterations: int = parameter(0, "passes through the loop; 0 for as many as in training", low=0, high=20)
     consistency: bool = parameter(True, CONSISTENCY)
     ensemble: str = parameter("odd", ENSEMBLE, choices=("odd", "none"))
-    harmonic: str = parameter("auto", HARMONIC, choices=("auto", "yes", "no"), words=TAKEN_OFF)
     tile: int = parameter(0, TILE, unit="voxels", low=0)
     weights: str = parameter("", WEIGHTS)
 
@@ -48,7 +39,6 @@ class MetaQSMParams:
 
     consistency: bool = parameter(True, CONSISTENCY)
     ensemble: str = parameter("odd", ENSEMBLE, choices=("odd", "none"))
-    harmonic: str = parameter("auto", HARMONIC, choices=("auto", "yes", "no"), words=TAKEN_OFF)
     tile: int = parameter(0, TILE, unit="voxels", low=0)
     weights: str = parameter("", WEIGHTS)
 
@@ -66,7 +56,6 @@ class QSMInvNetParams:
     adapt_steps: int = parameter(50, "steps of adaptation by the physics", low=1, high=10000)
     consistency: bool = parameter(True, CONSISTENCY)
     ensemble: str = parameter("odd", ENSEMBLE, choices=("odd", "none"))
-    harmonic: str = parameter("auto", HARMONIC, choices=("auto", "yes", "no"), words=TAKEN_OFF)
     tile: int = parameter(0, TILE, unit="voxels", low=0)
     weights: str = parameter("", WEIGHTS)
 
@@ -77,7 +66,6 @@ class PedQNetParams:
 
     consistency: bool = parameter(False, CONSISTENCY)
     ensemble: str = parameter("odd", ENSEMBLE, choices=("odd", "none"))
-    harmonic: str = parameter("auto", HARMONIC, choices=("auto", "yes", "no"), words=TAKEN_OFF)
     tile: int = parameter(0, TILE, unit="voxels", low=0)
     weights: str = parameter("", WEIGHTS)
 
