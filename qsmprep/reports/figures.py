@@ -142,9 +142,10 @@ def plot_fieldmap(
     masks: tuple[ArrayLike, ArrayLike | None],
     out_file: str | Path,
     *,
+    left_hz: ArrayLike | None = None,
     window_hz: tuple[float, float] | None = None,
 ) -> Path:
-    """Total and local field in Hz, each within a symmetric window that is stated.
+    """Total and local field in Hz, each within a symmetric window that is stated, and what the local one holds still.
 
     Parameters
     ----------
@@ -156,6 +157,9 @@ def plot_fieldmap(
         Bool arrays; the second is that of the local field (None: the first).
     out_file : str or Path
         PNG to write.
+    left_hz : (nx, ny, nz) array, optional
+        The part of the local field that sources outside were found to have left, in Hz; shown in a fifth of the
+        local window.
     window_hz : (float, float), optional
         Half windows of the total and the local field, for example :func:`field_windows_hz`, so that
         subjects can be compared; chosen from the data when left out.
@@ -183,6 +187,10 @@ def plot_fieldmap(
             Strip(title, image, row_a, (-half, half), "Hz", DIVERGING),
             Strip(f"{name}, coronal and sagittal", image, row_b, (-half, half), "Hz", DIVERGING),
         ]
+    if left_hz is not None and local_hz is not None:
+        _, _, (left,) = _prepare(affine, inner, {"left_hz": left_hz})
+        title = f"Part of the local field that background removal left, taken off, window ±{half / 5:.3g} Hz"
+        strips.append(Strip(title, left, row_a, (-half / 5, half / 5), "Hz", DIVERGING))
     return save_strips(view, view.box(inside), strips, out_file)
 
 

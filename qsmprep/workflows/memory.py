@@ -27,6 +27,7 @@ BYTES: dict[str, tuple[float, float]] = {
     "report_magnitude": (0, 48),
     "report_phase": (0, 30),
     "report_chi": (400, 0),
+    "report_field": (190, 0),
     "report_compare": (200, 0),
     "report_": (150, 0),
     "publish_": (45, 20),

@@ -24,6 +24,7 @@ from qsmprep.core.units import hz_per_ppm
 from qsmprep.interfaces import base
 from qsmprep.interfaces.masks import combined
 from qsmprep.settings import Settings
+from qsmprep.workflows.acquisition import field_source
 
 
 class StageInputSpec(base.StepInputSpec):
@@ -46,6 +47,7 @@ class StageInputSpec(base.StepInputSpec):
     residual = File(exists=True)
     field_hz = File(exists=True)
     local_hz = File(exists=True)
+    clean_hz = File(exists=True, desc="local field less what was found that background removal left")
     r2star_hz = File(exists=True)
     swi = File(exists=True)
     minip = File(exists=True)
@@ -162,10 +164,13 @@ def stage_field(inputs: Any, board: Board) -> None:
     local, _ = base.load(inputs.local_hz)
     brain, valid = base.load_mask(inputs.brain), base.load_mask(inputs.mask)
     windows = figures.field_windows_hz(inputs.b0_t)
+    left = local - base.load(inputs.clean_hz)[0] if inputs.clean_hz else None
     path = board.figure("field")
-    figures.plot_fieldmap(total, local, image.affine, (brain, valid), path, window_hz=windows)
+    figures.plot_fieldmap(total, local, image.affine, (brain, valid), path, left_hz=left, window_hz=windows)
     board.metric("field_inhomogeneity_hz", qc.field_inhomogeneity_hz(total, brain))
     board.metric("local_field_sd_hz", float(np.std(local[valid])))
+    if left is not None:
+        board.metric("remainder_sd_hz", float(np.std(left[valid])))
     board.known("b0_angle_deg", faults.b0_angle_deg(local, valid, base.grid_of(image)))
 
 
@@ -302,6 +307,9 @@ def add_stage_reports(workflow: LiterateWorkflow, acquisition: Acquisition, sett
         node = stage_node(stage, stage, acquisition, settings)
         for source, output, target in wires:
             workflow.connect(workflow.get_node(source), output, node, target)
+    cleaned = cleaned_field(settings)
+    if cleaned is not None:
+        workflow.connect(workflow.get_node(cleaned), "local_hz", workflow.get_node("report_field"), "clean_hz")
     merge = pe.Node(Merge(len(settings.inversions)), name="report_maps", run_without_submitting=True)
     for number, name in enumerate(settings.inversions, start=1):
         node = stage_node("chi", f"chi{name}", acquisition, settings)
@@ -316,6 +324,15 @@ def add_stage_reports(workflow: LiterateWorkflow, acquisition: Acquisition, sett
     compare.inputs.names = list(settings.inversions)
     workflow.connect(merge, "out", compare, "chi_list")
     workflow.connect(workflow.get_node("background"), "mask", compare, "mask")
+
+
+def cleaned_field(settings: Settings) -> str | None:
+    """The node that has the local field less what was found that background removal left; None where none has."""
+    sources = [
+        explained(name)[0] for name in settings.inversions if METHODS.get("inversion", name).takes == "remainder"
+    ]
+    sources += [field_source(settings, name)[0] for name in settings.inversions]
+    return next((source for source in sources if source not in ("background", "fieldmap")), None)
 
 
 def explained(name: str) -> tuple[str, str]:

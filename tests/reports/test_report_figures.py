@@ -161,6 +161,7 @@ def all_figures(head, wrapped, folder):
             head.affine,
             (head.brain, head.qsm),
             folder / "field.png",
+            left_hz=0.1 * local_hz,
             window_hz=figures.field_windows_hz(3),
         ),
         "residual": figures.plot_residual(noise, noise / 10, head.affine, head.brain, folder / "residual.png"),
