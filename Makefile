@@ -14,6 +14,7 @@
 #   make benchmark   accuracy of every method on the examples, as Markdown tables
 #   make benchmark-fieldmap   from phase to local field, on simulated heads
 #   make benchmark-networks   learned against classical inversions, on heads that no network was trained on
+#   make benchmark-sizes   time and memory against the size of the matrix
 #   make benchmark-segmentation   brain masks and segmentations by the networks, beside BET
 #   make benchmark-pediatric   PedQ-NET and others on heads of children
 #   make examples    simulate bids_examples again
@@ -41,7 +42,7 @@ DEMO_WORK ?= demo_work
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow test-slurm test-trust test-offline test-html wheel-check docs lint benchmark \
-    benchmark-fieldmap benchmark-networks benchmark-segmentation benchmark-pediatric examples clean
+    benchmark-fieldmap benchmark-networks benchmark-sizes benchmark-segmentation benchmark-pediatric examples clean
 
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -120,6 +121,9 @@ benchmark-fieldmap: $(RUN_STAMP)
 
 benchmark-networks: $(RUN_STAMP)
 	$(BIN)/python benchmarks/networks.py $(BENCHMARK_ARGS)
+
+benchmark-sizes: $(RUN_STAMP)
+	$(BIN)/python benchmarks/sizes.py $(BENCHMARK_ARGS)
 
 benchmark-segmentation: $(RUN_STAMP)
 	$(BIN)/python benchmarks/segmentation.py $(BENCHMARK_ARGS)
