@@ -219,6 +219,14 @@ METRICS: dict[str, MetricDefinition] = {
         low=1.02,
         remedy=T1W,
     ),
+    "registration_stretch": MetricDefinition(
+        "roi",
+        "Difference in shape of the brains in T1w image and magnitude",
+        "",
+        "By how much more an affine map would stretch one direction than another to fit both brains better than the "
+        "rigid one; above 0.03 and with little mutual information it is hardly the same head.",
+        "definition of qsmprep",
+    ),
     "registration_share": MetricDefinition(
         "roi",
         "Share of the brain within the brain of the T1w image",

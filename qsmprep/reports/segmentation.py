@@ -34,6 +34,7 @@ REGISTRATION = {
     "turn_deg": "registration_turn_deg",
     "information_after": "registration_information",
     "share_of_brain": "registration_share",
+    "stretch": "registration_stretch",
     "dice": "template_dice",
 }
 """What registrations learn (keys of their ``info.json``), and the metric it becomes."""

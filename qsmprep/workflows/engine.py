@@ -118,7 +118,15 @@ class WatchedMultiProc(MultiProcPlugin):
         """What is free; with a step in every process, one more may be sent, which the first free process takes."""
         memory_gb, processors, gpus = super()._check_resources(running_tasks)
         ahead = self.ahead and processors == 0 and len(running_tasks) == self.processors
+        # a step apart leaves a process of the pool free: what is sent would not wait
+        ahead = ahead and not any(_is_apart(self.procs[jobid]) for _, jobid in running_tasks)
         return memory_gb, 1 if ahead else processors, gpus
+
+    def _sort_jobs(self, jobids: Any, scheduler: str | None = "tsort") -> Any:
+        """The steps that can be run; none apart where one is sent ahead, since it would not wait for a process."""
+        jobs = super()._sort_jobs(jobids, scheduler=scheduler)
+        full = len(self.pending_tasks) >= self.processors
+        return [job for job in jobs if not _is_apart(self.procs[job])] if full else jobs
 
     def _finished(self) -> int:
         return int(np.count_nonzero(self.proc_done & ~self.proc_pending))
@@ -154,7 +162,7 @@ class WatchedMultiProc(MultiProcPlugin):
             with suppress(OSError):
                 mark.unlink()
         try:
-            if getattr(node.interface, "apart", False) and len(self.pending_tasks) < self.processors:
+            if _is_apart(node):
                 return self._submit_alone(node, updatehash)
             return super()._submit_job(node, updatehash)
         except BrokenProcessPool:
@@ -176,12 +184,26 @@ class WatchedMultiProc(MultiProcPlugin):
         self.killed = True
         return OutOfMemoryError("a worker process was killed, most likely for its memory")
 
+    def end(self, wait: bool) -> None:
+        """Let the steps that run come to their end, unless a worker was killed; then all are."""
+        if self.killed:
+            self.stop()
+            return
+        self.pool.shutdown(wait=wait, cancel_futures=True)
+        for process in self.alone if wait else ():
+            process.join()
+
     def stop(self) -> None:
         """End the workers without waiting for the steps they are at."""
         processes = [*(self.pool._processes or {}).values(), *self.alone]
         self.pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.kill()
+
+
+def _is_apart(node: Any) -> bool:
+    """Whether a step is to have a process of its own."""
+    return bool(getattr(node.interface, "apart", False))
 
 
 class Interrupted(KeyboardInterrupt):
@@ -271,7 +293,7 @@ def execute(workflow: Workflow, settings: Settings, tell: Callable[[StepState], 
     finally:
         gc.unfreeze()
         if isinstance(plugin, WatchedMultiProc):
-            plugin.pool.shutdown(wait=not (plugin.killed or signals), cancel_futures=True)
+            plugin.end(wait=not signals)
     outcome.out_of_memory = bool(getattr(plugin, "killed", False))
     sent = [step for step in outcome.steps.values() if step.status == "start"]
     begun = [step for step in sent if any(_marks(step.folder or Path()))] or sent

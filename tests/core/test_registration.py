@@ -69,6 +69,15 @@ def test_rigid_movement_between_contrasts(turned):
     assert found.turn_deg == pytest.approx(np.degrees(np.arccos((np.trace(true[:3, :3]) - 1) / 2)), abs=2.0)
 
 
+def test_the_same_head_keeps_its_shape():
+    """Another one is longer or wider."""
+    fixed, still = brain(0), brain(1)
+    same = still.moved_by(movement((5, 3, -4), (4, -3, 5)))
+    longer = still.moved_by(np.diag([1.0, 1.09, 1.0, 1.0]))
+    assert register_rigid(fixed, same).stretch < 0.035
+    assert register_rigid(fixed, longer).stretch == pytest.approx(0.09, abs=0.03)
+
+
 def test_nothing_is_moved_where_the_headers_are_right():
     fixed = brain(0)
     found = register_rigid(fixed, brain(1))

@@ -18,6 +18,7 @@ from qsmprep.interfaces.hashing import content_hash
 from qsmprep.workflows import engine
 
 N_STEPS = 6
+CRASHES = 99
 
 
 class NapInputSpec(base.StepInputSpec):
@@ -37,6 +38,8 @@ class Nap(base.Step):
         """Sleep."""
         (folder / "pid").write_text(str(os.getpid()))
         begun = time.time()
+        if self.inputs.number == CRASHES:
+            raise ValueError("as told")
         time.sleep(self.inputs.seconds)
         (folder / "times").write_text(f"{begun} {time.time()}")
         return {}
@@ -114,36 +117,59 @@ def test_only_single_threads_are_sent_ahead(naps):
         plugin.pool.shutdown()
 
 
-def test_what_no_other_step_needs_goes_with_its_process(tmp_path, naps):
-    """A step apart has a process of its own that ends with it; the others share theirs."""
-    graph, settings = naps(0.2, lone=(0, 1))
+def pids_of(folder):
+    return {path.parent.name: int(path.read_text()) for path in folder.rglob("pid")}
+
+
+def alive(pids):
+    """Which of them are still there after at most some seconds."""
+    limit = time.monotonic() + 10
+    while (found := [pid for pid in pids if Path(f"/proc/{pid}").exists()]) and time.monotonic() < limit:
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.parametrize("lone", [(0, 1), (0,), (2, 3), (1, 5)])
+def test_what_no_other_step_needs_goes_with_its_process(tmp_path, naps, lone):
+    """A step apart has a process of its own that ends with it; the others share theirs. Never do more run than may."""
+    graph, settings = naps(0.4, lone=lone)
     outcome = engine.execute(graph, settings, lambda step: None)
     assert {step.status for step in outcome.steps.values()} == {"end"}
-    pids = [int(next((tmp_path / "work").rglob(f"nap{i}/pid")).read_text()) for i in range(N_STEPS)]
-    assert len(set(pids[:2])) == 2 and not set(pids[:2]) & set(pids[2:])
-    assert len(set(pids[2:])) <= 2
-    limit = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}").exists() for pid in pids[:2]) and time.monotonic() < limit:
-        time.sleep(0.05)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids[:2])
+    pids = pids_of(tmp_path / "work")
+    own = [pids.pop(f"nap{i}") for i in lone]
+    assert len(set(own)) == len(lone) and not set(own) & set(pids.values())
+    assert len(set(pids.values())) <= 2
+    assert not alive(own)
+    times = [tuple(map(float, path.read_text().split())) for path in (tmp_path / "work").rglob("times")]
+    assert max(sum(begun <= moment < end for begun, end in times) for moment, _ in times) == 2
 
 
-def test_a_step_apart_that_is_killed_ends_the_run(tmp_path, naps):
+@pytest.mark.parametrize("which", ["nap0", "other"])
+def test_a_step_that_is_killed_ends_those_apart_too(tmp_path, naps, which):
     graph, settings = naps(30.0, lone=(0,))
 
     def kill():
         limit = time.monotonic() + 60
-        while not (found := list((tmp_path / "work").rglob("nap0/pid"))) and time.monotonic() < limit:
+        while len(found := pids_of(tmp_path / "work")) < 2 and time.monotonic() < limit:
             time.sleep(0.05)
         time.sleep(0.5)
-        os.kill(int(found[0].read_text()), signal.SIGKILL)
+        os.kill(found["nap0"] if which == "nap0" else next(p for n, p in found.items() if n != "nap0"), signal.SIGKILL)
 
     threading.Thread(target=kill).start()
-    begun = time.monotonic()
     outcome = engine.execute(graph, settings, lambda step: None)
     assert outcome.out_of_memory
-    assert outcome.steps["naps.nap0"].killed
-    assert time.monotonic() - begun < 25
+    pids = pids_of(tmp_path / "work")
+    assert "nap0" in pids and len(pids) == 2
+    assert {step.name for step in outcome.steps.values() if step.killed} == {f"naps.{name}" for name in pids}
+    assert not alive(pids.values())
+
+
+def test_a_step_apart_comes_to_its_end_where_another_crashes(tmp_path, naps):
+    graph, settings = naps(2.0, "--stop-on-first-crash", lone=(0,))
+    graph.get_node("nap1").inputs.number = CRASHES
+    engine.execute(graph, settings, lambda step: None)
+    assert len(list((tmp_path / "work").rglob("nap0/times"))) == 1
+    assert not alive(pids_of(tmp_path / "work").values())
 
 
 def test_only_steps_that_had_begun_are_named_when_a_worker_is_killed(tmp_path, naps, sent):

@@ -124,8 +124,8 @@ def test_preflight_of_segmentations(tmp_path, monkeypatch):
         check_segmentation(settings(tmp_path, *words))
 
 
-def rigid(information: float = 1.2, shift_mm: float = 3.0, turn_deg: float = 2.0) -> Rigid:
-    return Rigid(np.eye(4), 1.1, information, shift_mm, turn_deg, True)
+def rigid(information: float = 1.2, shift_mm: float = 3.0, turn_deg: float = 2.0, stretch: float = 0.01) -> Rigid:
+    return Rigid(np.eye(4), 1.1, information, shift_mm, turn_deg, True, stretch)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +139,8 @@ def rigid(information: float = 1.2, shift_mm: float = 3.0, turn_deg: float = 2.0
 def test_a_t1w_image_of_somebody_else(found, share, told):
     assert judge_rigid(rigid(), 0.95, "t1w.nii.gz") == []
     assert "hardly" in judge_rigid(rigid(information=1.01), 0.95, "t1w.nii.gz")[0]
+    assert "differ in shape, by 6 %" in judge_rigid(rigid(information=1.03, stretch=0.06), 0.95, "t1w.nii.gz")[0]
+    assert judge_rigid(rigid(stretch=0.06), 0.95, "t1w.nii.gz") == [], "they say a lot of each other"
     with pytest.raises(DataError, match=told) as caught:
         judge_rigid(found, share, "t1w.nii.gz")
     assert caught.value.file == "t1w.nii.gz"
