@@ -32,7 +32,7 @@ TIMED = ("conenet", "loopnet", "metaqsm", "qsminvnet", "pedqnet", "tv", "whqsm",
 def runner(case: Case, step: str, name: str, weights: Path | None) -> Callable[[str], Any]:
     """A method as a function of the device alone."""
     method = METHODS.get(step, name)
-    params = method.configure()
+    params = method.configure({"harmonic": "yes"} if name == "whqsm" else {})  # as in a run
     if method.learned and weights is not None:
         params = dataclasses.replace(params, weights=str(weights))
     extra: dict[str, Any] = {"weights": case.weights}
