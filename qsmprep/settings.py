@@ -17,6 +17,9 @@ from qsmprep.errors import UsageError
 STEPS = ("mask", "artefacts", "offset", "unwrap", "combine", "quality", "relaxometry", "swi", "background")
 """Steps before the inversion that have one method each; their names are fields of :class:`Settings`."""
 
+SEPARATING = "whqsm"
+"""The inversion that finds the same as the step ``remainder`` does by default."""
+
 UNIT_GB = {"": 1e-3, "m": 1e-3, "mb": 1e-3, "g": 1.0, "gb": 1.0, "t": 1e3, "tb": 1e3}
 
 
@@ -116,6 +119,15 @@ class Settings:
     def treats_remainder(self) -> bool:
         """Whether any inversion takes the local field without looking for what background removal left in it."""
         return any(METHODS.get("inversion", name).takes == "local" for name in self.inversions)
+
+    @property
+    def remainder_from(self) -> str:
+        """The node that finds for them what background removal left: that inversion where it is wanted with the same
+        parameters, else a step of its own; empty where nothing is taken off."""
+        if not self.treats_remainder or self.remainder == "keep":
+            return ""
+        same = self.params("remainder", self.remainder) == self.params("inversion", SEPARATING)
+        return f"invert_{SEPARATING}" if same and SEPARATING in self.inversions else "remainder"
 
     @property
     def sees_t1w(self) -> bool:

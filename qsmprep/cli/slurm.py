@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from qsmprep.cli.parser import Parser, build_parser, dashed, parse_settings
 from qsmprep.errors import MissingFileError, NoMatchError, QSMPrepError, UsageError
-from qsmprep.settings import Settings, parse_memory_gb
+from qsmprep.settings import SEPARATING, Settings, parse_memory_gb
 from qsmprep.version import qsmprep_version
 
 if TYPE_CHECKING:
@@ -226,9 +226,8 @@ def make_job(options: argparse.Namespace, rest: Sequence[str], settings: Setting
     from qsmprep.cluster.plan import OTHER_MEMORY, Job, binds_of, check_sbatch, scans_of, time_text
 
     sbatch = check_sbatch([word for text in options.sbatch for word in shlex.split(text)])
-    estimate = needs(
-        scans_of(found).values(), settings.inversions, options.nprocs, segment=settings.segmentation == "atlas"
-    )
+    solved = settings.inversions + ((SEPARATING,) if settings.remainder_from == "remainder" else ())
+    estimate = needs(scans_of(found).values(), solved, options.nprocs, segment=settings.segmentation == "atlas")
     memory_mb: int | None = estimate.memory_mb
     if options.mem is not None:
         memory_mb = round(1000 * parse_memory_gb(options.mem))

@@ -119,6 +119,7 @@ class InvertInputSpec(base.MethodInputSpec):
     te_s = traits.Float(mandatory=True, desc="time whose phase nonlinear data terms work with")
     r2star_hz = File(exists=True, desc="for methods that look for fluid")
     model = traits.Str(usedefault=True, desc="checksum of a network's weights, so that others do not reuse results")
+    gives = traits.Str("map and field", usedefault=True, desc="results of before it gave the field are not reused")
 
 
 class InvertOutputSpec(TraitedSpec):

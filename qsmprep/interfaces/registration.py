@@ -30,8 +30,9 @@ MIN_INFORMATION = 1.02
 
 MAX_STRETCH, SURE_INFORMATION = 0.03, 1.045
 """How much more one direction may have to be stretched than another until a person should look, and the mutual
-information from which on it does not matter. Two simulated pairs of one person had 0.013 and 0.015 with an information of
-1.06 and 1.07, a real one of 3 mm 0.031 with 1.11; three simulated pairs of two persons had 0.039 to 0.041 with 1.03 to 1.04."""
+information from which on it does not matter. Two simulated pairs of one person had 0.013 and 0.015 with an
+information of 1.06 and 1.07, a real one of 3 mm 0.031 with 1.11; three simulated pairs of two persons had 0.039 to
+0.041 with 1.03 to 1.04."""
 
 MIN_CORRELATION = 0.1
 """Least correlation of the grey values of a T1w image and the template that is no warning."""

@@ -48,8 +48,8 @@ FIGURES: dict[str, FigureDefinition] = {
     "field": FigureDefinition(
         "Total and local field",
         "Slices of the total field and of the local field in hertz, red for positive and blue for negative.",
-        "The local field should hold tissue contrast and no slow gradient towards the edge of the mask. Where the last "
-        "row shows what was taken off before the inversion, that should be smooth.",
+        "The local field should hold tissue contrast and no slow gradient towards the edge of the mask. A last row "
+        "shows what was found in it that background removal had left: that should be smooth.",
     ),
     "chi": FigureDefinition(
         "Susceptibility, {name}",
@@ -103,8 +103,8 @@ FIGURES: dict[str, FigureDefinition] = {
     ),
     "consistency": FigureDefinition(
         "Predicted against measured field, {name}",
-        "Density of voxels: field predicted from the susceptibility map ({name}) against the local field (less what "
-        "background removal had left in it, where that was taken off).",
+        "Density of voxels: field predicted from the susceptibility map ({name}) against the local field that the "
+        "map was made from.",
         "Voxels on the dashed line are explained by the map.",
         graph=True,
     ),

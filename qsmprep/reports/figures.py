@@ -189,7 +189,7 @@ def plot_fieldmap(
         ]
     if left_hz is not None and local_hz is not None:
         _, _, (left,) = _prepare(affine, inner, {"left_hz": left_hz})
-        title = f"Part of the local field that background removal left, taken off, window ±{half / 5:.3g} Hz"
+        title = f"Part of the local field that was found to be left of the background, window ±{half / 5:.3g} Hz"
         strips.append(Strip(title, left, row_a, (-half / 5, half / 5), "Hz", DIVERGING))
     return save_strips(view, view.box(inside), strips, out_file)
 

@@ -139,7 +139,7 @@ METRICS: dict[str, MetricDefinition] = {
         "field",
         "Standard deviation of what background removal left",
         "Hz",
-        "Standard deviation of the nearly harmonic field that was found in the local field and taken off.",
+        "Standard deviation of the nearly harmonic field that was found in the local field.",
     ),
     "chi_sd_ppm": MetricDefinition(
         "chi", "Standard deviation of chi", "ppm", "Standard deviation of susceptibility in the QSM mask."
@@ -177,8 +177,8 @@ METRICS: dict[str, MetricDefinition] = {
         "consistency",
         "Data consistency",
         "",
-        "Field predicted from chi less the local field that the map was made from, relative to the latter (norms in "
-        "the mask); a map of zeros has 1.",
+        "Field predicted from chi less the local field that the map was made from (of one made from the total field: "
+        "what background removal made of that), relative to the latter (norms in the mask); a map of zeros has 1.",
         "limit: no better than a map of zeros",
         high=1.0,
         remedy="look at the local field, and try another inversion",

@@ -22,10 +22,7 @@ from qsmprep.interfaces.masks import BrainMask, QSMMask
 from qsmprep.interfaces.phase import Conform, FitField, FitR2Star, Unwrap
 from qsmprep.interfaces.swi import MakeSWI
 from qsmprep.networks.card import find_weights
-from qsmprep.settings import Settings
-
-SEPARATING = "whqsm"
-"""The inversion that finds the same as the default of the step ``remainder``."""
+from qsmprep.settings import SEPARATING, Settings
 
 SEGMENTER_GB = 2.0
 """Memory of a segmentation network on one window."""
@@ -180,7 +177,7 @@ def _chi_part(
         ]
     )
     nodes["background"] = background
-    if any(field_source(settings, name)[0] == "remainder" for name in settings.inversions):
+    if settings.remainder_from == "remainder":
         nodes["remainder"] = _remainder_node(workflow, acquisition, settings, nodes)
     for name in sorted(settings.inversions, key=lambda name: name != SEPARATING):  # others may take its field
         invert = _node(
@@ -211,18 +208,12 @@ def _chi_part(
 
 
 def field_source(settings: Settings, name: str) -> tuple[str, str]:
-    """The node and its output that an inversion takes its field from.
-
-    The local field goes through the node ``remainder``, unless what background removal leaves is to stay, or the
-    inversion that finds the same is among those that are wanted: then its result serves the others too.
-    """
+    """The node and its output that an inversion takes its field from: the local field goes by way of
+    :attr:`~qsmprep.settings.Settings.remainder_from`."""
     takes = METHODS.get("inversion", name).takes
     if takes == "total":
         return "fieldmap", "field_hz"
-    if takes == "remainder" or settings.remainder == "keep":
-        return "background", "local_hz"
-    same = settings.params("remainder", settings.remainder) == settings.params("inversion", SEPARATING)
-    return (f"invert_{SEPARATING}" if same and SEPARATING in settings.inversions else "remainder"), "local_hz"
+    return (takes == "local" and settings.remainder_from) or "background", "local_hz"
 
 
 def _remainder_node(

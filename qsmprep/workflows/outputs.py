@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,8 +92,8 @@ def products(acquisition: Acquisition, settings: Settings) -> Iterator[Product]:
     for name in settings.inversions:
         text = f"Magnetic susceptibility ({METHODS.get('inversion', name).title})"
         says = {**stripped, **_method("inversion", name, settings), "susceptibility_reference": settings.reference}
-        left = (field_source(settings, name)[0],) if settings.treats_remainder else ()
-        left = tuple(node for node in left if node not in ("background", "fieldmap"))
+        source = field_source(settings, name)[0]
+        left = (source,) if source == settings.remainder_from else ()
         infos = ("conform", "artefacts", *left, f"invert_{name}", f"reference_{name}")
         yield Product(f"reference_{name}", "chi_ppm", "Chimap", text, {"desc": name}, infos, says=says)
 
@@ -118,6 +119,13 @@ def _method(step: str, name: str, settings: Settings) -> dict[str, Any]:
         "reference": urls[0] if urls else None,
         "parameters": settings.params(step, name),
     }
+
+
+def _remainder(settings: Settings) -> dict[str, Any]:
+    """What the sidecar of a map says of what background removal left in its field."""
+    method = METHODS.get("remainder", settings.remainder)
+    parameters = dataclasses.asdict(settings.params("remainder", settings.remainder))
+    return {"Method": method.name, "Description": method.title, "Parameters": parameters}
 
 
 def dataset_links(settings: Settings) -> dict[str, Path]:
@@ -184,6 +192,9 @@ def _sidecar(product: Product, acquisition: Acquisition, grid: Grid, settings: S
         "SoftwareVersion": f"qsmprep {qsmprep_version()}",
         "MagneticFieldStrengthSource": acquisition.b0_source,
     }
+    name = product.entities.get("desc", "")
+    if product.suffix == "Chimap" and METHODS.get("inversion", name).takes == "local":
+        extra["BackgroundRemainder"] = _remainder(settings)
     sources = images if product.output == "magnitude" else images + mask
     sidecar = Sidecar(product.description, sources, b0_dir=b0_dir, execution=execution, extra=extra, **product.says)
     return sidecar_json(sidecar, acquisition, product.suffix, **product.entities)

@@ -24,7 +24,6 @@ from qsmprep.core.units import hz_per_ppm
 from qsmprep.interfaces import base
 from qsmprep.interfaces.masks import combined
 from qsmprep.settings import Settings
-from qsmprep.workflows.acquisition import field_source
 
 
 class StageInputSpec(base.StepInputSpec):
@@ -328,15 +327,13 @@ def add_stage_reports(workflow: LiterateWorkflow, acquisition: Acquisition, sett
 
 def cleaned_field(settings: Settings) -> str | None:
     """The node that has the local field less what was found that background removal left; None where none has."""
-    sources = [
-        explained(name)[0] for name in settings.inversions if METHODS.get("inversion", name).takes == "remainder"
-    ]
-    sources += [field_source(settings, name)[0] for name in settings.inversions]
-    return next((source for source in sources if source not in ("background", "fieldmap")), None)
+    own = [f"invert_{name}" for name in settings.inversions if METHODS.get("inversion", name).takes == "remainder"]
+    return settings.remainder_from or next(iter(own), None)
 
 
 def explained(name: str) -> tuple[str, str]:
-    """The node and its output that a map of that inversion is to explain: the local field that it was made from."""
+    """The node and its output that a map of that inversion is to explain: the local field that it was made from (of
+    one made from the total field, what background removal made of that)."""
     total = METHODS.get("inversion", name).takes == "total"
     return ("background", "local_hz") if total else (f"invert_{name}", "local_hz")
 

@@ -15,10 +15,13 @@ from nipype.pipeline import engine as pe
 
 from qsmprep.bids.acquisition import Acquisition, Echo
 from qsmprep.bids.collect import SUFFIXES
+from qsmprep.core.dipole import forward_field
 from qsmprep.core.grid import Grid
 from qsmprep.core.methods import METHODS
+from qsmprep.core.units import hz_per_ppm
 from qsmprep.errors import DataError, MissingFileError
 from qsmprep.interfaces import base
+from qsmprep.interfaces.inversion import Invert, TakeRemainder
 from qsmprep.interfaces.masks import fsl_bet
 from qsmprep.interfaces.phase import Conform
 from qsmprep.settings import Settings
@@ -106,6 +109,33 @@ def _acquisition(folder: Path, suffix: str, te_s: tuple[float, ...]) -> Acquisit
     for path in (file for echo in echoes for file in echo.files):
         path.touch()
     return Acquisition("01", None, (), suffix, echoes, 7.0, "override", {"EchoTime": te_s[0]})
+
+
+def test_the_field_of_an_inversion_is_that_of_the_step_itself(tmp_path):
+    """In Hz, less what was left of the background; TV of it is TV of the field of the step ``remainder``."""
+    index = np.indices((30, 34, 28)).astype(float)
+    x, y, z = ((index[a] - 14) / 14 for a in range(3))
+    mask = x**2 + y**2 + z**2 < 0.9
+    nucleus = forward_field(0.1 * ((x - 0.3) ** 2 + y**2 + z**2 < 0.05).astype(np.float32), Grid(mask.shape, (1, 1, 1)))
+    scale = hz_per_ppm(3.0)
+    clean, left = scale * nucleus * mask, scale * 0.02 * (x * z + 0.5 * y) * mask
+    files = {"local_hz": _write(tmp_path, "local", clean + left), "mask": _write(tmp_path, "mask", mask)}
+    files["weights"] = _write(tmp_path, "weights", mask)
+    common = {**files, "b0_t": 3.0, "te_s": 0.02}
+    parameters = {"harmonic": "yes"}
+    magnitude = _write(tmp_path, "magnitude", mask[..., None])
+    folders = [tmp_path / name for name in ("invert", "step", "tv")]
+    for folder in folders:
+        folder.mkdir()
+    chosen = {"method": "whqsm", "parameters": parameters, "magnitude": magnitude}
+    made = Invert(**chosen, **common).run(cwd=str(folders[0])).outputs
+    taken = TakeRemainder(method="weakharmonic", parameters=parameters, **common).run(cwd=str(folders[1])).outputs
+    one, other = (base.load(file)[0] for file in (made.local_hz, taken.local_hz))
+    np.testing.assert_allclose(one, other, atol=1e-4 * np.abs(clean).max())
+    assert np.std((one - clean)[mask]) < 0.3 * np.std(left[mask])
+    assert json.loads(Path(taken.info).read_text())["converged"]
+    plain = Invert(method="tv", magnitude=magnitude, **common).run(cwd=str(folders[2])).outputs
+    assert plain.local_hz == files["local_hz"], "one that looks for nothing explains the field that it is given"
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

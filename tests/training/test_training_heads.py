@@ -13,7 +13,9 @@ from qsmprep.errors import DataError, MissingFileError
 from qsmprep.networks.pedqnet import CLASSES
 from qsmprep.networks.segmentation import normalised, standardised
 from qsmprep.training import t1w_task
+from qsmprep.training.config import read_params
 from qsmprep.training.draw import Dice
+from qsmprep.training.export import ranges
 from qsmprep.training.heads import (
     FIRST_NUCLEUS,
     TISSUES,
@@ -28,6 +30,7 @@ from qsmprep.training.magnitudes import ImageParams, draw_head, scanned
 from qsmprep.training.mask_task import overlap, overlap_loss
 from qsmprep.training.nuclei import NucleiParams, Window, draw_window, labels_of
 from qsmprep.training.nuclei_task import mean_dice
+from qsmprep.training.recipes import recipe_folder
 from qsmprep.training.sample import SampleParams, Sources
 
 STILL = PoseParams(scale=(1.0, 1.0), stretch=0.0, turn_deg=0.0, bend_mm=(0.0, 0.0), shift_mm=0.0)
@@ -115,6 +118,29 @@ def test_images_have_any_contrast_and_keep_their_truth(head):
         assert float(kept.sum()) < float(share.sum())
         assert float(seen[kept < share].max()) == 0.0  # nothing is asked for where nothing is seen
     assert max(ratios) > 1.2 * min(ratios)
+
+
+def test_scans_of_large_voxels_lose_what_is_finer():
+    """A grating of 4 mm is gone on voxels of 4 mm and stays on those of 1 mm; slow shades stay on both."""
+    plain = {"cut_chance": 0.0, "hole_chance": 0.0, "ghost_chance": 0.0, "shade": 0.0, "noise": (1e-4, 2e-4)}
+    x = torch.arange(48.0).view(-1, 1, 1).expand(48, 48, 48)
+    fine, slow = 0.2 * torch.sin(2 * torch.pi * x / 4), 0.2 * torch.sin(2 * torch.pi * x / 48)
+    left = {}
+    for name, chance in (("coarse", 1.0), ("fine", 0.0)):
+        params = ImageParams(coarse_chance=chance, coarse_mm=(4.0, 4.01), slice_mm=(0.1, 0.2), **plain)
+        seen = scanned(Dice.of(3), 1 + fine + slow, torch.ones(48, 48, 48), 1.0, params)[0]
+        assert seen.shape == fine.shape
+        parts = [float((seen * part).mean() / part.square().mean()) for part in (fine, slow)]
+        left[name] = parts
+    assert abs(left["coarse"][0]) < 0.05 < 0.4 < left["fine"][0]
+    assert min(left["coarse"][1], left["fine"][1]) > 0.6
+
+
+def test_large_voxels_widen_the_range_of_the_card():
+    params = read_params(recipe_folder() / "subcortical_t1w_coarse_cpu.yaml", "subcortical_t1w")
+    assert ranges(params)["in_plane_mm"] == (0.2, 2.6)
+    alone = dataclasses.replace(params, image=dataclasses.replace(params.image, coarse_chance=0.0))
+    assert ranges(alone)["in_plane_mm"] == (0.2, 1.0)
 
 
 def test_windows_hold_field_map_and_labels(head):

@@ -201,7 +201,7 @@ class WhqsmParams:
     harmonic: str = parameter(
         "auto",
         "whether there is such a field: in a run, where it comes from phase, auto is yes; in a single step auto is no "
-        "where what is found resembles the field of the map",
+        "where what is found resembles the field of the map (then it is nltv, and of these only the weight counts)",
         choices=("auto", "yes"),
     )
     fidelity: float = parameter(1.0, "penalty of the field's split; speed only", low=1e-6)
