@@ -127,8 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.one:
         print(json.dumps(one(*args.one, args.edges[0], args.threads, args.device)))
         return 0
-    shown = " ".join(["python", f"benchmarks/{Path(__file__).name}", *words])
-    text = f"Measured at commit {commit()} with `{shown}`.\n\n"
+    text = f"Measured at commit {commit()} by `benchmarks/{Path(__file__).name}` on the {args.device} with "
+    text += f"{args.threads} threads.\n\n"
     text += markdown(rows(args.edges, args.threads, args.device, args.limit_s))
     print(text)
     if args.update_readme:

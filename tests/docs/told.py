@@ -94,6 +94,7 @@ HOW = {
     "make benchmark": How("make", why=HOURS),
     "make benchmark-fieldmap": How("make", why=HOURS),
     "make benchmark-networks": How("make", why=HOURS),
+    "make benchmark-sizes": How("make", why=HOURS),
     "pytest -m slow tests/cohort": How("collect", "--collect-only", IS_TEST),
     # benchmarks: their help is read, and every option that is told must be in it
     "python benchmarks/networks.py -h": How("benchmark"),
