@@ -62,8 +62,8 @@ class RemoveBackground(base.Step):
         }
 
 
-class TakeRemainderInputSpec(base.MethodInputSpec):
-    """Local field, mask and weights."""
+class LocalFieldInputSpec(base.MethodInputSpec):
+    """Local field, mask and weights, and what their phase is."""
 
     local_hz = File(exists=True, mandatory=True)
     mask = File(exists=True, mandatory=True)
@@ -82,7 +82,7 @@ class TakeRemainderOutputSpec(TraitedSpec):
 class TakeRemainder(base.Step):
     """Take off the local field what background removal left in it."""
 
-    input_spec = TakeRemainderInputSpec
+    input_spec = LocalFieldInputSpec
     output_spec = TakeRemainderOutputSpec
     step = "remainder"
     iterates = True
@@ -108,15 +108,10 @@ class TakeRemainder(base.Step):
         }
 
 
-class InvertInputSpec(base.MethodInputSpec):
+class InvertInputSpec(LocalFieldInputSpec):
     """Local field, mask, weights and magnitude."""
 
-    local_hz = File(exists=True, mandatory=True)
-    mask = File(exists=True, mandatory=True)
-    weights = File(exists=True, mandatory=True)
     magnitude = File(exists=True, mandatory=True)
-    b0_t = traits.Float(mandatory=True)
-    te_s = traits.Float(mandatory=True, desc="time whose phase nonlinear data terms work with")
     r2star_hz = File(exists=True, desc="for methods that look for fluid")
     model = traits.Str(usedefault=True, desc="checksum of a network's weights, so that others do not reuse results")
     gives = traits.Str("map and field", usedefault=True, desc="results of before it gave the field are not reused")
