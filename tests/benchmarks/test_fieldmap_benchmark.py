@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from benchmark_cases import loaded
 
 from qsmprep.core.dipole import forward_field
 from qsmprep.core.grid import Grid
 from qsmprep.core.methods import METHODS
 from qsmprep.core.results import LocalField
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
 def bench():
-    sys.path.insert(0, str(FOLDER))
-    spec = importlib.util.spec_from_file_location("fieldmap_benchmark", FOLDER / "fieldmap.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fieldmap_benchmark"] = module
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(FOLDER))
-    for name in ("fieldmap_benchmark", "accuracy"):
-        sys.modules.pop(name, None)
+    with loaded("fieldmap", "accuracy") as module:
+        yield module
 
 
 def rows(head, scale):

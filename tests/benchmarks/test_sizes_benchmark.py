@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-FOLDER = Path(__file__).parents[2] / "benchmarks"
+from benchmark_cases import loaded
 
 
 @pytest.fixture(scope="module")
 def bench():
-    sys.path.insert(0, str(FOLDER))
-    spec = importlib.util.spec_from_file_location("sizes_benchmark", FOLDER / "sizes.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["sizes_benchmark"] = module
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(FOLDER))
-    for name in ("sizes_benchmark", "accuracy"):
-        sys.modules.pop(name, None)
+    with loaded("sizes", "accuracy") as module:
+        yield module
 
 
 def test_a_finer_matrix_shows_the_same_head(bench):
