@@ -12,6 +12,7 @@ from qsmprep.core.grid import Grid
 from qsmprep.core.inversion.admm import relative_change
 from qsmprep.core.inversion.auto import Weight
 from qsmprep.core.inversion.edges import edge_faces
+from qsmprep.core.inversion.phaseterm import folds, phase_cost
 from qsmprep.core.inversion.problem import (
     DEFAULT_RAD_PER_PPM,
     ITERATIVE_PAD,
@@ -58,6 +59,10 @@ def medi(
     :math:`\lambda` means the same at any echo time. Sources outside the mask are free.
     With a mask of fluid :math:`F`, :math:`\frac{\gamma}{2}\|F(\chi - \bar\chi_F)\|^2` is added, and the fluid's mean
     is taken off the map (MEDI+0): fluid is uniform, and a zero that does not depend on the brain.
+
+    The data term has many valleys where a source turns the phase by more than half. The first step is therefore
+    taken twice, once towards the field as if it had no whole turns too many or too few, and the one that comes
+    lower is gone on from: next to strong lesions the first, of a field with errors of unwrapping the second.
 
     Parameters
     ----------
@@ -116,7 +121,9 @@ def medi(
         if weight.follows and done:
             weight.renew(data.misfit(chi))
         penalty = _Penalty(space, edges, chi, weight.value, fluid, params.csf_weight)
-        step, used = _newton_step(data, penalty, chi, params.cg_iter)
+        step, used = (
+            _first_step(data, penalty, params.cg_iter) if done == 0 else _step(data, penalty, chi, params.cg_iter)
+        )
         old, chi, inner = chi, chi + step, inner + used
         change = relative_change(problem.mask * chi[data.part], problem.mask * old[data.part])
         done += 1
@@ -157,7 +164,16 @@ class _DataTerm:
 
     def gradient(self, chi: torch.Tensor) -> torch.Tensor:
         """Gradient in k-space."""
-        return self.space.fft(self.misfit(chi) * self.weights2) * self.kernel
+        return self.pulled(self.misfit(chi))
+
+    def pulled(self, misfit: torch.Tensor) -> torch.Tensor:
+        """Where a misfit in ppm pulls the map to, in k-space."""
+        return self.space.fft(misfit * self.weights2) * self.kernel
+
+    def cost(self, chi: torch.Tensor) -> float:
+        """The data term at a map."""
+        misfit = self.space.ifft(self.space.fft(chi) * self.kernel)[self.part] - self.field_ppm
+        return phase_cost(misfit, self.weights2, self.rad_per_ppm)
 
     def hessian(self, spectrum: torch.Tensor) -> torch.Tensor:
         """Gauss-Newton Hessian times a map, both in k-space."""
@@ -207,6 +223,7 @@ class _Penalty:
         fluid_weight: float = 0.0,
     ) -> None:
         self.space = space
+        self.weight, self.edges = weight, edges
         self.fluid, self.fluid_weight = fluid, fluid_weight
         self.faces = []
         for axis, mm in enumerate(space.grid.voxel_mm):
@@ -227,16 +244,45 @@ class _Penalty:
             total[:nx, :ny, :nz][self.fluid] += self.fluid_weight * (held - held.mean())
         return torch.fft.rfftn(total)
 
+    def cost(self, chi: torch.Tensor) -> float:
+        """The penalty itself at a map."""
+        total = 0.0
+        for axis, mm in enumerate(self.space.grid.voxel_mm):
+            steps = torch.sqrt(difference(chi, axis, mm) ** 2 + SMOOTHING_PPM_PER_MM**2)
+            edge = self.edges[axis]
+            total += self.weight * float((steps if edge is None else steps * edge).sum(dtype=torch.float64))
+        if self.fluid is not None:
+            nx, ny, nz = self.fluid.shape
+            held = chi[:nx, :ny, :nz][self.fluid]
+            total += 0.5 * self.fluid_weight * float(((held - held.mean()) ** 2).sum(dtype=torch.float64))
+        return total
 
-def _newton_step(data: _DataTerm, penalty: _Penalty, chi: torch.Tensor, max_iter: int) -> tuple[torch.Tensor, int]:
-    """One Gauss-Newton step by preconditioned conjugate gradients, and the iterations it took."""
+
+def _first_step(data: _DataTerm, penalty: _Penalty, max_iter: int) -> tuple[torch.Tensor, int]:
+    """The better one of two steps from zero (see :func:`medi`), and the iterations of both."""
+    zero = torch.zeros(data.space.shape, device=data.space.device)
+    step, used = _newton_step(data, penalty, data.gradient(zero), max_iter)
+    if not folds(data.field_ppm, data.weights2, data.rad_per_ppm):
+        return step, used
+    straight, more = _newton_step(data, penalty, data.pulled(-data.field_ppm), max_iter)
+    costs = [data.cost(chi) + penalty.cost(chi) for chi in (step, straight)]
+    return (straight if costs[1] < costs[0] else step), used + more
+
+
+def _step(data: _DataTerm, penalty: _Penalty, chi: torch.Tensor, max_iter: int) -> tuple[torch.Tensor, int]:
+    """One Gauss-Newton step from a map, and the iterations it took."""
+    return _newton_step(data, penalty, data.gradient(chi) + penalty.apply(chi), max_iter)
+
+
+def _newton_step(data: _DataTerm, penalty: _Penalty, gradient: torch.Tensor, max_iter: int) -> tuple[torch.Tensor, int]:
+    """The step that a gradient in k-space asks for, by preconditioned conjugate gradients, and their number."""
     space = data.space
     mean_weight = float(data.weights2.sum()) / float(space.shape[0] * space.shape[1] * space.shape[2])
     precondition = penalty.diagonal + mean_weight * data.kernel**2
     precondition[0, 0, 0] = 1.0
     precondition = 1.0 / precondition.clamp_(min=1e-12)
     precondition[0, 0, 0] = 0.0
-    residual = -(data.gradient(chi) + penalty.apply(chi))
+    residual = -gradient
     step = torch.zeros_like(residual)
     z = residual * precondition
     direction, energy = z.clone(), space.inner(residual, z)

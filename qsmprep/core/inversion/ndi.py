@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from qsmprep.core.grid import Grid
+from qsmprep.core.inversion.phaseterm import folds, phase_cost
 from qsmprep.core.inversion.problem import DEFAULT_RAD_PER_PPM, ITERATIVE_PAD, Problem, Spectral, Volume, prepare
 from qsmprep.core.parameters import NdiParams
 from qsmprep.core.results import Susceptibility
+
+STRAIGHT = 0.2
+"""Part of the steps that a descent begins with as if the phase had no turns."""
 
 
 def ndi(
@@ -27,6 +33,10 @@ def ndi(
     :math:`s` the phase of 1 ppm and the largest weight 1. What is ill conditioned changes slowest, so the
     number of steps is the regularisation: more steps fit more of the noise. The sine is blind to whole
     turns of the phase. Sources outside the mask are free.
+
+    Where a source turns the phase by more than half, the sine leads the first steps astray. There the descent is
+    run once more, its first steps (:data:`STRAIGHT` of them all) without the sine, and the map with the lower misfit
+    is kept: next to strong lesions the second, of a field with errors of unwrapping the first.
 
     Parameters
     ----------
@@ -66,25 +76,33 @@ def ndi(
         field_ppm, mask, grid, weights=weights, magnitude=magnitude, rad_per_ppm=rad_per_ppm, device=device
     )
     space = Spectral(problem.grid, ITERATIVE_PAD, problem.device)
-    chi, residual = descend(problem, space, params, rad_per_ppm or DEFAULT_RAD_PER_PPM)
-    info = {"residual_ppm": residual}
-    return Susceptibility(problem.paste(space.ifft(chi)), iterations=params.max_iter, info=info)
+    scale = rad_per_ppm or DEFAULT_RAD_PER_PPM
+    chi, misfit = descend(problem, space, params, scale)
+    weights2 = problem.weights**2
+    if folds(problem.field_ppm, weights2, scale):
+        other, left = descend(problem, space, params, scale, straight=math.ceil(STRAIGHT * params.max_iter))
+        if phase_cost(left, weights2, scale) < phase_cost(misfit, weights2, scale):
+            chi, misfit = other, left
+    residual = float(torch.linalg.vector_norm(misfit * problem.weights)) / float(problem.mask.sum()) ** 0.5
+    return Susceptibility(problem.paste(space.ifft(chi)), params.max_iter, info={"residual_ppm": residual})
 
 
-def descend(problem: Problem, space: Spectral, params: NdiParams, rad_per_ppm: float) -> tuple[torch.Tensor, float]:
-    """The map in k-space after all steps, and the weighted root mean square residual in ppm."""
+def descend(
+    problem: Problem, space: Spectral, params: NdiParams, rad_per_ppm: float, straight: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The map in k-space after all steps, the first ``straight`` of them without the sine, and its misfit in ppm."""
     part = tuple(slice(0, n) for n in problem.grid.shape)
     trust = (problem.weights / problem.weights.max()) ** 2
     chi = torch.zeros_like(space.dipole, dtype=torch.complex64)
     misfit = -problem.field_ppm
-    for _ in range(params.max_iter):
+    for done in range(params.max_iter):
         misfit *= rad_per_ppm
-        misfit.sin_()
+        if done >= straight:
+            misfit.sin_()
         misfit *= trust
         pull = space.fft(misfit)
         pull *= space.dipole
         chi *= 1.0 - params.step * params.tikhonov
         chi.sub_(pull, alpha=params.step / rad_per_ppm)
         misfit = space.ifft(chi * space.dipole)[part] - problem.field_ppm
-    residual = float(torch.linalg.vector_norm(misfit * problem.weights)) / float(problem.mask.sum()) ** 0.5
-    return chi, residual
+    return chi, misfit

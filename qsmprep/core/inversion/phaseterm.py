@@ -12,6 +12,21 @@ NEWTON_STEPS = 6
 """Of the proximal map in every voxel; the steps converge quadratically from one side."""
 
 
+def phase_cost(misfit_ppm: torch.Tensor, weights2: torch.Tensor, rad_per_ppm: float) -> float:
+    r"""The data term :math:`\frac{1}{2s^2}\|W(e^{\mathrm{i}sz} - e^{\mathrm{i}sf})\|^2` for :math:`z - f` in ppm and
+    squared weights."""
+    chord = torch.sin(misfit_ppm * (0.5 * rad_per_ppm)) * (2.0 / rad_per_ppm)
+    return 0.5 * float((weights2 * chord**2).sum(dtype=torch.float64))
+
+
+def folds(field_ppm: torch.Tensor, weights2: torch.Tensor, rad_per_ppm: float) -> bool:
+    """Whether the phase of a field is anywhere so large that its sine falls again.
+
+    A descent from zero is led astray there, see :func:`qsmprep.core.inversion.medi.medi`.
+    """
+    return bool(((field_ppm.abs() * rad_per_ppm > math.pi / 2) & (weights2 > 0)).any())
+
+
 class PhaseTerm:
     r"""The data term :math:`\frac{1}{2s^2}\|W(e^{\mathrm{i}sz} - e^{\mathrm{i}sf})\|^2` and its split.
 
