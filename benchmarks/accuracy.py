@@ -1,7 +1,7 @@
 """Accuracy of every registered method on heads whose truth is known, as Markdown tables.
 
     python benchmarks/accuracy.py                      the example data sets
-    python benchmarks/accuracy.py --update-readme      and put the tables into README.md
+    python benchmarks/accuracy.py --update-docs      and put the tables into the page
     python benchmarks/accuracy.py --fresh 3 --seed 7   newly drawn heads instead
 
 Three tables a data set: background removal from the true total field, inversion from the true
@@ -35,7 +35,7 @@ from qsmprep.core.units import hz_per_ppm
 from qsmprep.networks.card import card_path
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
+PAGES = ROOT / "docs" / "pages" / "measured"
 EXAMPLES = ("cohort", "oblique")
 FIELD_NOISE_PPM = 0.003
 MAP_METRICS = {"nrmse": "NRMSE %", "dnrmse": "dNRMSE %", "xsim": "XSIM", "hfen": "HFEN %"}
@@ -185,7 +185,7 @@ def section(dataset: Path, seed: int, with_images: bool) -> str:
         raise SystemExit(f"{dataset} has no derivatives/truth")
     size = " × ".join(f"{mm:.3g}" for mm in cases[0].grid.voxel_mm)
     tilt, n = cases[0].grid.tilt_deg, len(cases)
-    title = f"### {dataset.name}: {n} subject{'s' * (n > 1)}, {size} mm, B0 tilted by {tilt:.0f}°"
+    title = f"## {dataset.name}: {n} subject{'s' * (n > 1)}, {size} mm, B0 tilted by {tilt:.0f}°"
     local = [row for i, case in enumerate(cases) for row in background_rows(case, seed + i)]
     maps = [row for i, case in enumerate(cases) for row in inversion_rows(case, seed + i)]
     parts = [
@@ -229,18 +229,20 @@ def commit() -> str:
     return name.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
 
 
-def put_into_readme(text: str, block: str) -> None:
-    """Replace what stands between the markers of a benchmark in README.md."""
+def put_into_page(text: str, block: str) -> None:
+    """Replace what stands between the markers of a benchmark in the page that has them."""
     first, last = f"<!-- {block}:begin -->", f"<!-- {block}:end -->"
-    head, begin, rest = README.read_text(encoding="utf-8").partition(first)
-    _, end, tail = rest.partition(last)
-    if not (begin and end):
-        raise SystemExit(f"README.md lacks the markers {first} and {last}")
-    write_text(f"{head}{first}\n\n{text}\n\n{last}{tail}", README)
+    for page in sorted(PAGES.glob("*.md")):
+        head, begin, rest = page.read_text(encoding="utf-8").partition(first)
+        _, end, tail = rest.partition(last)
+        if begin and end:
+            write_text(f"{head}{first}\n\n{text}\n\n{last}{tail}", page)
+            return
+    raise SystemExit(f"no page in {PAGES} has the markers {first} and {last}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, and on demand write into the README."""
+    """Measure, print, and on demand write into the docs."""
     words = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("datasets", nargs="*", type=Path, help="with derivatives/truth (default: bids_examples)")
@@ -250,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the noise and of new subjects")
     parser.add_argument("--threads", type=int, default=1, help="of each method (default: 1)")
     parser.add_argument("--no-images", action="store_true", help="leave out the runs of qsmprep itself")
-    parser.add_argument("--update-readme", action="store_true", help="put the tables into README.md")
+    parser.add_argument("--update-docs", action="store_true", help="put the tables into docs/pages/measured")
     args = parser.parse_args(words)
     torch.set_num_threads(args.threads)
     measured = commit()
@@ -261,10 +263,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     note = f"Measured at commit {measured}{moved} with `{shown}`; means over subjects, {args.threads} thread(s)."
     text = "\n\n".join([note, *sections])
     print(text)
-    if args.update_readme and moved:
-        raise SystemExit("README.md is left as it was: the code changed while it was measured")
-    if args.update_readme:
-        put_into_readme(text, "accuracy")
+    if args.update_docs and moved:
+        raise SystemExit("the page is left as it was: the code changed while it was measured")
+    if args.update_docs:
+        put_into_page(text, "accuracy")
     return 0
 
 

@@ -3,7 +3,7 @@
 ::
 
     python benchmarks/atlas_heads.py                    label maps 12 to 15, which nothing was trained on or built of
-    python benchmarks/atlas_heads.py --heads 12 15 --update-readme    some of them, five minutes each
+    python benchmarks/atlas_heads.py --heads 12 15 --update-docs    some of them, five minutes each
 
 A head is a label map, turned, stretched and bent on cubes of half a millimetre and averaged over voxels of 1 mm: a
 T1-weighted image with the shading of a coil and noise, and a susceptibility map with texture and with the coloured
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from accuracy import commit, put_into_readme
+from accuracy import commit, put_into_page
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
@@ -166,7 +166,7 @@ def main() -> None:
     """Draw, segment, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--heads", type=int, nargs="+", default=[12, 13, 14, 15])
-    parser.add_argument("--update-readme", action="store_true")
+    parser.add_argument("--update-docs", action="store_true")
     args = parser.parse_args()
     shares = (0.0, METHODS.get("sighting", "t1wunetr").configure().share)
     every: dict[tuple[bool, float], list[list[float]]] = {}
@@ -188,8 +188,8 @@ def main() -> None:
         lines.append(f"| {seen} | {'yes' if share else 'no'} | {' | '.join(told)} |")
     text = "\n".join([f"Measured at commit {commit()} on {len(args.heads)} heads.", "", *lines])
     print(text)
-    if args.update_readme:
-        put_into_readme(text, "atlas")
+    if args.update_docs:
+        put_into_page(text, "atlas")
 
 
 if __name__ == "__main__":

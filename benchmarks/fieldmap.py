@@ -1,7 +1,7 @@
 """From phase to local field and to susceptibility on simulated heads, as Markdown tables.
 
     python benchmarks/fieldmap.py                     all heads
-    python benchmarks/fieldmap.py --update-readme     and put the tables into README.md
+    python benchmarks/fieldmap.py --update-docs     and put the tables into the page
     python benchmarks/fieldmap.py --full              all methods, and the same from the true total field (hours)
     python benchmarks/fieldmap.py --rows rows.jsonl   keep what was measured; heads that are there are not done again
 
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accuracy import commit, markdown, put_into_readme
+from accuracy import commit, markdown, put_into_page
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -351,14 +351,14 @@ def report(rows: Sequence[Row]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, and on demand write into the README."""
+    """Measure, print, and on demand write into the docs."""
     words = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--heads", type=int, nargs="+", help="numbers of the heads, from 1 (default: all)")
     parser.add_argument("--full", action="store_true", help="all methods, and from the true total field as well")
     parser.add_argument("--rows", type=Path, help="file of measured rows to go on from and to add to")
     parser.add_argument("--threads", type=int, default=1, help="of each method (default: 1)")
-    parser.add_argument("--update-readme", action="store_true", help="put the tables into README.md")
+    parser.add_argument("--update-docs", action="store_true", help="put the tables into docs/pages/measured")
     args = parser.parse_args(words)
     torch.set_num_threads(args.threads)
     wanted = [HEADS[i - 1] for i in args.heads] if args.heads else list(HEADS)
@@ -380,8 +380,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     note = f"Measured at commit {', '.join(commits)} with `{shown}`; {args.threads} thread(s)."
     text = "\n\n".join([note, report(numbers)])
     print(text)
-    if args.update_readme:
-        put_into_readme(text, "fieldmap")
+    if args.update_docs:
+        put_into_page(text, "fieldmap")
     return 0
 
 

@@ -3,7 +3,7 @@
     python benchmarks/networks.py --cache DIR            10 heads under 5 scans
     python benchmarks/networks.py --ablations            what the papers claim, on the same heads
     python benchmarks/networks.py --timing               time and memory on 256 x 256 x 128 voxels
-    python benchmarks/networks.py --update-readme        and put the main tables into README.md
+    python benchmarks/networks.py --update-docs        and put the main tables into the page
 
 The heads are described in ``network_heads.py``. Classical methods are tuned for each scan on one more
 head; networks are run as they are shipped. With ``--cache`` only what is new is measured.
@@ -22,7 +22,7 @@ import network_ablations
 import network_timing
 import numpy as np
 import torch
-from accuracy import commit, put_into_readme
+from accuracy import commit, put_into_page
 from network_heads import BLOCK_MM, SCANS, SHIFTED, Block, Head, Scan, label_head, phantom_head
 from network_methods import GRIDS, LEARNED, METRICS, TITLES, Results, Row, Trial, learned, tuned
 from network_scans import Case, cases
@@ -167,7 +167,7 @@ def section(bench: Bench, scan: Scan, names: Sequence[str], networks: Sequence[T
     chosen = "; ".join(
         f"{t.title.split(' (')[0]} {', '.join(f'{k} {v:g}' for k, v in t.settings.items())}" for t in old
     )
-    parts = [f"#### {scan.name}", table(rows), verdict(rows, old)]
+    parts = [f"## {scan.name}", table(rows), verdict(rows, old)]
     return "\n\n".join([*parts, f"Tuned: {chosen}."] if old else parts)
 
 
@@ -212,12 +212,12 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of each method (default: 1)")
     parser.add_argument("--ablations", action="store_true", help="measure the papers' claims instead")
     parser.add_argument("--timing", action="store_true", help="measure time and memory instead")
-    parser.add_argument("--update-readme", action="store_true", help="put the main tables into README.md")
+    parser.add_argument("--update-docs", action="store_true", help="put the main tables into docs/pages/measured")
     return parser.parse_args(words)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, and on demand write into the README."""
+    """Measure, print, and on demand write into the docs."""
     words = list(sys.argv[1:] if argv is None else argv)
     args = parse(words)
     torch.set_num_threads(args.threads)
@@ -236,8 +236,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sections = [section(bench, scan, args.methods, networks) for scan in scans]
     text = "\n\n".join([note(bench, words, args.threads), *sections])
     print(text)
-    if args.update_readme:
-        put_into_readme(text, "networks")
+    if args.update_docs:
+        put_into_page(text, "networks")
     return 0
 
 

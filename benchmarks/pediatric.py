@@ -2,7 +2,7 @@
 
     python benchmarks/pediatric.py                           shipped weights
     python benchmarks/pediatric.py --weights DIR             and the nnU-Net with TV in DIR/nnunet.*
-    python benchmarks/pediatric.py --update-readme           and put the table into README.md
+    python benchmarks/pediatric.py --update-docs           and put the table into the page
 
 Heads are subjects of the project's phantom from 3 months to 6 years old, whose deep grey nuclei have little iron:
 another make than those that networks are trained on. Fields as in ``networks.py``: noise, the field of anisotropic
@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from accuracy import commit, put_into_readme
+from accuracy import commit, put_into_page
 from network_heads import Scan, phantom_head
 from network_methods import Row, Trial, classical, learned, measure, scores
 from network_scans import Case, cases
@@ -80,13 +80,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, help="folder with nnunet")
     parser.add_argument("--heads", type=int, default=len(AGES))
-    parser.add_argument("--update-readme", action="store_true")
+    parser.add_argument("--update-docs", action="store_true")
     args = parser.parse_args()
     tuning = child(900, TUNING_AGE)
     heads = [child(901 + number, age) for number, age in enumerate(AGES[: args.heads])]
     text = [f"Measured at commit {commit()} on {len(heads)} heads; mean ± standard deviation."]
     for place, scan in enumerate(SCANS):
-        text += ["", f"#### {scan.name}", "", f"| method | {' | '.join(COLUMNS)} |", "|---|" + "--:|" * len(COLUMNS)]
+        text += ["", f"## {scan.name}", "", f"| method | {' | '.join(COLUMNS)} |", "|---|" + "--:|" * len(COLUMNS)]
         for trial in trials(tuning[place], args.weights):
             rows = [row_of(head[place], trial) for head in heads]
             cells = []
@@ -97,8 +97,8 @@ def main() -> None:
             text.append(f"| {trial.title} | {' | '.join(cells)} |")
             print(text[-1], flush=True)
     print("\n".join(text))
-    if args.update_readme:
-        put_into_readme("\n".join(text), "pediatric")
+    if args.update_docs:
+        put_into_page("\n".join(text), "pediatric")
 
 
 if __name__ == "__main__":

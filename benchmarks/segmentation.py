@@ -2,7 +2,7 @@
 
     python benchmarks/segmentation.py                    all of it
     python benchmarks/segmentation.py --images 2         fewer images a group
-    python benchmarks/segmentation.py --update-readme    and put the tables into README.md
+    python benchmarks/segmentation.py --update-docs    and put the tables into the page
 
 Masks: images of the label maps that the recipes hold out, on cubes of 1 mm, drawn by the generator of the
 training with other seeds; and, made in other ways, the magnitudes of ``bids_examples`` (another simulator) and
@@ -24,7 +24,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
-from accuracy import commit, put_into_readme
+from accuracy import commit, put_into_page
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -234,7 +234,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=6, help="of each simulated group")
     parser.add_argument("--method", default="rts", help="inversion whose maps are segmented (default: rts)")
     parser.add_argument("--only", choices=("masks", "nuclei"))
-    parser.add_argument("--update-readme", action="store_true")
+    parser.add_argument("--update-docs", action="store_true")
     args = parser.parse_args()
     files = [SHARED / "head-labels" / f"training_seg_{number}.nii.gz" for number in HELD_OUT]
     heads = [load_head(file) for file in files if file.exists()]
@@ -248,8 +248,8 @@ def main() -> None:
         text += ["", *nuclei_table(heads, args.method)]
     text = [f"Measured at commit {commit()} with {args.images} images a group.", "", *text]
     print("\n".join(text))
-    if args.update_readme:
-        put_into_readme("\n".join(text), "segmentation")
+    if args.update_docs:
+        put_into_page("\n".join(text), "segmentation")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Time and peak memory of background removals and inversions against the size of the matrix.
 
-    python benchmarks/sizes.py [--edges 128 192 256 384] [--threads 2] [--device cpu] [--update-readme]
+    python benchmarks/sizes.py [--edges 128 192 256 384] [--threads 2] [--device cpu] [--update-docs]
 
 Every method is called once in a process of its own, on a ball of a brain in a cube of 224 mm, so that more voxels are
 smaller voxels. Seconds are those of the call with its imports; the peak is that of the process with the program (some
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from accuracy import commit, markdown, put_into_readme
+from accuracy import commit, markdown, put_into_page
 from numpy.typing import NDArray
 
 from qsmprep.core.dipole import forward_field
@@ -114,7 +114,7 @@ def told(step: str, name: str, edge: int, threads: int, device: str, limit_s: fl
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, and on demand write into the README."""
+    """Measure, print, and on demand write into the docs."""
     words = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--edges", type=int, nargs="+", default=EDGES, help="of the matrix (default: %(default)s)")
@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="where methods compute (default: cpu)")
     parser.add_argument("--limit-s", type=float, default=900, help="longest call (default: 900 s)")
     parser.add_argument("--one", nargs=2, metavar=("STEP", "METHOD"), help="call one method in this process")
-    parser.add_argument("--update-readme", action="store_true", help="put the table into README.md")
+    parser.add_argument("--update-docs", action="store_true", help="put the table into docs/pages/measured")
     args = parser.parse_args(words)
     if args.one:
         print(json.dumps(one(*args.one, args.edges[0], args.threads, args.device)))
@@ -131,8 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     text += f"{args.threads} threads.\n\n"
     text += markdown(rows(args.edges, args.threads, args.device, args.limit_s))
     print(text)
-    if args.update_readme:
-        put_into_readme(text, "sizes")
+    if args.update_docs:
+        put_into_page(text, "sizes")
     return 0
 
 

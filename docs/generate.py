@@ -119,7 +119,7 @@ def chapter(title: str) -> str:
     found = re.search(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", text, flags=re.MULTILINE | re.DOTALL)
     if found is None:
         raise SystemExit(f"the README has no chapter {title!r}")
-    return found.group()
+    return found.group().replace("](docs/pages/", "](../")
 
 
 def pages() -> dict[str, str]:

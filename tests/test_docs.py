@@ -20,7 +20,10 @@ from qsmprep.core.grid import Grid
 from qsmprep.core.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "pages").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *(page for page in sorted((ROOT / "docs" / "pages").rglob("*.md")) if "generated" not in page.parts),
+]
 
 
 @pytest.fixture(scope="module")

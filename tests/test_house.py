@@ -284,8 +284,12 @@ def test_the_readme_names_what_there_is():
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, flags=re.MULTILINE)) <= targets
     commands = set(re.findall(r"^(qsmprep[a-z-]*) ", text, flags=re.MULTILINE))
     assert commands == {name for name, _ in COMMANDS}
-    for marker in (f"<!-- {block}:{end} -->" for block in ("accuracy", "fieldmap") for end in ("begin", "end")):
-        assert text.count(marker) == 1
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "pages" / "measured").glob("*.md"))
+    blocks = ("accuracy", "fieldmap", "networks", "segmentation", "atlas", "pediatric", "sizes")
+    for marker in (f"<!-- {block}:{end} -->" for block in blocks for end in ("begin", "end")):
+        assert pages.count(marker) == 1
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert (ROOT / target).exists(), f"README.md links to {target}"
 
 
 def test_the_readme_lists_the_long_options_that_exist():
@@ -303,9 +307,6 @@ def test_the_readme_lists_the_long_options_that_exist():
         for words in calls
     )
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    # measured by commands of benchmarks/, not of the package
-    for block in ("accuracy", "fieldmap", "networks", "segmentation", "pediatric"):
-        text = re.sub(rf"<!-- {block}:begin -->.*<!-- {block}:end -->", "", text, flags=re.DOTALL)
     wanted = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", text))
     missing = {option for option in wanted if not re.search(rf"{option}(?![\w-])", help_texts)}
     assert not missing, f"no command has {', '.join(sorted(missing))}"

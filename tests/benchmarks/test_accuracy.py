@@ -76,13 +76,14 @@ def test_noise_is_as_stated_and_the_same_again(accuracy, case):
     assert first.std() == pytest.approx(accuracy.FIELD_NOISE_PPM, rel=0.03)
 
 
-def test_the_readme_is_changed_between_the_markers_only(accuracy, tmp_path, monkeypatch):
-    readme = tmp_path / "README.md"
+def test_a_page_is_changed_between_the_markers_only(accuracy, tmp_path, monkeypatch):
     first, last = "<!-- accuracy:begin -->", "<!-- accuracy:end -->"
-    readme.write_text(f"before\n{first}\nold\n{last}\nafter\n")
-    monkeypatch.setattr(accuracy, "README", readme)
-    accuracy.put_into_readme("new", "accuracy")
-    assert readme.read_text() == f"before\n{first}\n\nnew\n\n{last}\nafter\n"
-    readme.write_text("no markers")
+    other, page = tmp_path / "a.md", tmp_path / "b.md"
+    other.write_text("no markers")
+    page.write_text(f"before\n{first}\nold\n{last}\nafter\n")
+    monkeypatch.setattr(accuracy, "PAGES", tmp_path)
+    accuracy.put_into_page("new", "accuracy")
+    assert page.read_text() == f"before\n{first}\n\nnew\n\n{last}\nafter\n"
+    assert other.read_text() == "no markers"
     with pytest.raises(SystemExit, match="markers"):
-        accuracy.put_into_readme("new", "accuracy")
+        accuracy.put_into_page("new", "fieldmap")

@@ -187,9 +187,9 @@ def test_the_tables_are_printed(bench, weights, tmp_path, capsys):
     assert "left out: conenet" in err
     assert out.count("| TKD | 1 |") == out.count("| LoopNet | 1 |") == out.count("| U-Net | 1 |") == 2
     assert out.count("over the best classical (") == 2
-    assert "lesion %" in out.split("#### 1 mm, lesions")[1]
+    assert "lesion %" in out.split("## 1 mm, lesions")[1]
     assert "Tuned: TKD threshold" in out
-    assert "kept" not in out.split("#### ")[0], "where results are kept is nobody else's business"
+    assert "kept" not in out.split("\n## ")[0], "where results are kept is nobody else's business"
     assert bench["networks"].main([*words, "--ablations", "--scans", "0"]) == 0
     out = capsys.readouterr().out
     assert "- LoopNet beats the plain U-Net" in out

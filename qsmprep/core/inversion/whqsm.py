@@ -29,7 +29,7 @@ Whatever background removal takes off, the harmonic part of the local field goes
 opposed to the map's field, or unrelated. Of a local field that is whole, the method takes that part itself. On three
 heads (seeds 321, 324, 325) the slope was 0.16 or less after six methods of background removal (18 fields), of the
 true field 1.6 to 1.8 with 0.001 ppm of noise, falling to 0.24 and 0.25 with 0.02 ppm. On the twelve heads of the
-README's table it was above the limit after TFI on one, with an SNR of 40.
+tables in docs/pages/measured/field.md it was above the limit after TFI on one, with an SNR of 40.
 """
 
 
