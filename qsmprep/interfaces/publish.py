@@ -36,6 +36,7 @@ FROM_INFO = {
     "consistency_weight": "DataConsistencyWeight",
     "tiles": "Tiles",
     "harmonic_ppm": "HarmonicFieldRms",
+    "outlier_share": "OutlierShare",
 }
 """What a step learnt, and the key of the sidecar it goes to."""
 

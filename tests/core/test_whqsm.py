@@ -113,6 +113,24 @@ def test_takes_a_harmonic_field_off(remnant):
     assert np.array_equal(left.field_ppm, field + extra) and np.array_equal(left.mask, mask)
 
 
+def test_voxels_far_off_count_as_remainder_for_methods_that_forgive_nothing():
+    field, mask, chi, _ = head(GRID, seed=2)
+    wild = mask & (np.random.default_rng(1).random(GRID.shape) < 0.003)
+    turned = field + wild * np.float32(2 * np.pi / 16.0)
+    off, keep = (
+        METHODS.get("remainder", "weakharmonic").configure({"harmonic": "yes", "outliers": limit}) for limit in (8, 0)
+    )
+    cleaned = METHODS.get("remainder", "weakharmonic").load()(turned, mask, GRID, off, rad_per_ppm=16.0)
+    as_is = METHODS.get("remainder", "weakharmonic").load()(turned, mask, GRID, keep, rad_per_ppm=16.0)
+    assert cleaned.info["outlier_share"] == pytest.approx(wild.sum() / mask.sum(), rel=0.1)
+    assert as_is.info["outlier_share"] == 0.0
+    same = mask & ~wild
+    np.testing.assert_allclose(cleaned.field_ppm[same], as_is.field_ppm[same], atol=2e-3)
+    assert np.abs((cleaned.field_ppm - field)[wild]).mean() < 0.3 * np.abs((as_is.field_ppm - field)[wild]).mean()
+    errors = [nrmse(invert("tv", local.field_ppm, mask, GRID).chi_ppm, chi, mask) for local in (cleaned, as_is)]
+    assert errors[0] < 0.5 * errors[1]
+
+
 def test_costs_little_where_nothing_is_left():
     field, mask, chi, _ = head(GRID, seed=2)
     clean = invert("whqsm", field, mask, GRID, {"harmonic": "yes"})

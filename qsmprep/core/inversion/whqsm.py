@@ -10,7 +10,7 @@ import torch
 from qsmprep.core.grid import Grid
 from qsmprep.core.inversion import fansi
 from qsmprep.core.inversion.admm import TotalVariation, relative_change
-from qsmprep.core.inversion.auto import Weight
+from qsmprep.core.inversion.auto import Weight, robust_sd
 from qsmprep.core.inversion.phaseterm import PhaseTerm
 from qsmprep.core.inversion.problem import DEFAULT_RAD_PER_PPM, ITERATIVE_PAD, Problem, Spectral, Volume, prepare
 from qsmprep.core.parameters import KeepParams, NltvParams, WhqsmParams
@@ -32,6 +32,9 @@ true field 1.6 to 1.8 with 0.001 ppm of noise, falling to 0.24 and 0.25 with 0.0
 tables in docs/pages/measured/field.md it was above the limit after TFI on one, with an SNR of 40.
 """
 
+LEAST_WEIGHT = 0.05
+"""Weight below which a misfit is not forgiven any more."""
+
 
 def whqsm(
     field_ppm: Volume,
@@ -52,6 +55,9 @@ def whqsm(
     per mm and :math:`s` the phase of 1 ppm. Sources outside the mask make harmonic fields inside, so
     :math:`h` takes what background removal left of them. Unlike in the first publication, map and
     :math:`h` are solved for together at every point of k-space, and sources of the map may lie outside the mask.
+
+    The phase forgives a voxel whose field is far off. For methods that do not, such a misfit counts as
+    remainder too, as far as it exceeds ``params.outliers`` robust standard deviations over the voxel's weight.
 
     Where :math:`h` resembles the map's own field (see :data:`ALIKE`) there was nothing left of the background, unless
     ``params.harmonic`` says so. The map is then that of :func:`qsmprep.core.inversion.fansi.nltv`, without :math:`h`,
@@ -80,9 +86,10 @@ def whqsm(
     Returns
     -------
     Susceptibility
-        In ppm, zero outside the mask, and :math:`h` as ``remainder_ppm``. ``info`` holds the weighted root mean
-        square residual ``residual_ppm``, that of the harmonic field, ``harmonic_ppm``, less its mean, the slope
-        of the map's field over it, ``harmonic_alike``, the ``weight`` in ppm mm, and the last relative change.
+        In ppm, zero outside the mask, and :math:`h` with the outliers as ``remainder_ppm``. ``info`` holds the weighted
+        root mean square residual ``residual_ppm``, that of the harmonic field, ``harmonic_ppm``, less its mean, the
+        slope of the map's field over it, ``harmonic_alike``, the part of the voxels that are outliers,
+        ``outlier_share``, the ``weight`` in ppm mm, and the last relative change.
 
     Raises
     ------
@@ -104,7 +111,7 @@ def whqsm(
     alike = result.info["harmonic_alike"]
     if params.harmonic == "auto" and alike > ALIKE:
         plain = fansi.total_variation(problem, space, NltvParams(weight=params.weight), rad_per_ppm)
-        info = {**plain.info, "harmonic_ppm": 0.0, "harmonic_alike": alike}
+        info = {**plain.info, "harmonic_ppm": 0.0, "harmonic_alike": alike, "outlier_share": 0.0}
         nothing = np.zeros_like(plain.chi_ppm)
         return replace(plain, iterations=plain.iterations + result.iterations, info=info, remainder_ppm=nothing)
     return result
@@ -237,16 +244,36 @@ def solve(problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: f
         target[part] -= dual
         done += 1
     del split, harmonic, factor, dual, close
-    remainder = space.ifft(background)[part] * problem.mask
+    harmonic_ppm, found = space.ifft(background)[part] * problem.mask, target[part]
     del background
     info = {
         "change": change,
         "weight": weight.value,
-        "residual_ppm": term.residual(target[part], problem.mask),
-        **likeness(remainder[problem.mask], target[part][problem.mask], problem.weights[problem.mask]),
+        "residual_ppm": term.residual(found, problem.mask),
+        **likeness(harmonic_ppm[problem.mask], found[problem.mask], problem.weights[problem.mask]),
     }
-    chi_ppm, remainder_ppm = problem.paste(chi), problem.paste(remainder)
-    return Susceptibility(chi_ppm, done, change < params.tolerance, info, remainder_ppm)
+    beyond = outliers(problem, found, params.outliers)
+    info["outlier_share"] = float((beyond != 0).sum() / problem.mask.sum())
+    remainder = harmonic_ppm + beyond
+    return Susceptibility(problem.paste(chi), done, change < params.tolerance, info, problem.paste(remainder))
+
+
+def outliers(problem: Problem, found: torch.Tensor, limit: float) -> torch.Tensor:
+    """What a misfit exceeds its limit by, in ppm.
+
+    Parameters
+    ----------
+    problem : Problem
+    found : (nx, ny, nz) torch.Tensor
+        Field of the solution in ppm.
+    limit : float
+        In robust standard deviations of the weighted misfit; 0 for none.
+    """
+    misfit = (problem.field_ppm - found) * problem.mask
+    if limit == 0:
+        return torch.zeros_like(misfit)
+    most = limit * robust_sd(misfit * problem.weights, problem.mask) / problem.weights.clamp(min=LEAST_WEIGHT)
+    return torch.sign(misfit) * (misfit.abs() - most).clamp(min=0)
 
 
 def likeness(remainder: torch.Tensor, field: torch.Tensor, weights: torch.Tensor) -> dict[str, float]:

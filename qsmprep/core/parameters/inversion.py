@@ -204,6 +204,9 @@ class WhqsmParams:
         "where what is found resembles the field of the map (then it is nltv, and of these only the weight counts)",
         choices=("auto", "yes"),
     )
+    outliers: float = parameter(
+        8.0, "misfit in robust standard deviations above which it counts as remainder too; 0 for none", low=0.0
+    )
     fidelity: float = parameter(1.0, "penalty of the field's split; speed only", low=1e-6)
     tolerance: float = parameter(3e-3, "relative change at which the iteration stops", low=0.0)
     max_iter: int = parameter(150, "ADMM iterations", low=1)
