@@ -1,4 +1,4 @@
-"""Nonlinear inversion with a variational penalty by ADMM: total variation, or total generalised variation."""
+"""Inversion with a variational penalty by ADMM, from the complex signal: total variation, or generalised."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Protocol
 import torch
 
 from qsmprep.core.grid import Grid
-from qsmprep.core.inversion.admm import TotalVariation, relative_change
+from qsmprep.core.inversion.admm import RELAXATION, TotalVariation, relative_change
 from qsmprep.core.inversion.auto import Weight
 from qsmprep.core.inversion.generalised import GeneralisedVariation
-from qsmprep.core.inversion.phaseterm import PhaseTerm
+from qsmprep.core.inversion.phaseterm import FieldTerm, PhaseTerm
 from qsmprep.core.inversion.problem import DEFAULT_RAD_PER_PPM, ITERATIVE_PAD, Problem, Spectral, Volume, prepare
-from qsmprep.core.parameters import NltgvParams, NltvParams
+from qsmprep.core.parameters import NltgvParams, NltvParams, TvParams
 from qsmprep.core.results import Susceptibility
 
 SHARE = 0.1
@@ -97,9 +97,10 @@ def nltv(
 def total_variation(problem: Problem, space: Spectral, params: NltvParams, rad_per_ppm: float | None) -> Susceptibility:
     """See :func:`nltv`."""
     weight = Weight(params.weight, SHARE, problem)
-    split = TotalVariation(space, params.fidelity * space.dipole**2, weight.value, params.rho)
+    hessian = params.fidelity * space.dipole**2
+    split = TotalVariation(space, hessian, weight.value, params.rho, relaxation=RELAXATION)
     term = PhaseTerm(problem, rad_per_ppm or DEFAULT_RAD_PER_PPM, params.fidelity)
-    return solve(problem, space, split, term, params, weight)
+    return solve(problem, space, split, term, params, weight, RELAXATION)
 
 
 def nltgv(
@@ -170,35 +171,62 @@ def solve(
     problem: Problem,
     space: Spectral,
     split: Split,
-    term: PhaseTerm,
-    params: NltvParams | NltgvParams,
+    term: PhaseTerm | FieldTerm,
+    params: NltvParams | NltgvParams | TvParams,
     weight: Weight,
+    relaxation: float = 1.0,
 ) -> Susceptibility:
-    """Alternate between the map, the penalty's split and the phase's split until the map stands still."""
+    """Alternate between the map, the penalty's split and the data term's split until the map stands still.
+
+    Parameters
+    ----------
+    problem : Problem
+    space : Spectral
+    split, term
+        Penalty and data term.
+    params
+        Penalty of the data term's split (``fidelity``) and when to stop.
+    weight : Weight
+        Of the penalty.
+    relaxation : float
+        Over-relaxation of the data term's split; the penalty's is its own.
+
+    Returns
+    -------
+    Susceptibility
+        ``info`` holds ``residual_ppm``, ``weight`` and the last relative ``change``.
+    """
     part = tuple(slice(0, n) for n in problem.grid.shape)
     dual = torch.zeros_like(problem.field_ppm)
-    target = space.pad(problem.field_ppm)
-    old = torch.zeros_like(problem.field_ppm)
+    target, old = space.pad(problem.field_ppm), torch.zeros_like(problem.field_ppm)
+    close = target.clone()
     change, done = 1.0, 0
     while True:
         data = torch.fft.rfftn(target)
+        del target
         data *= space.dipole
         data *= params.fidelity
         spectrum = split.spectrum(data)
+        del data
         chi = space.ifft(spectrum)
-        change = relative_change(chi[part] * problem.mask, old)
-        old = chi[part] * problem.mask
+        new = chi[part] * problem.mask
+        change, old = relative_change(new, old), new
         spectrum *= space.dipole
         target = space.ifft(spectrum)
+        del spectrum
         if done >= params.max_iter or change < params.tolerance:
             break
         if weight.due(done):
             split.set_weight(weight.renew(term.misfit(target[part])))
+        close.lerp_(target, relaxation)
+        del target
         split.shrink(chi)
-        seen = target[part] + dual
-        close = term.proximal(seen)
-        dual = seen - close
-        target[part] = close - dual
+        del chi
+        seen = close[part] + dual
+        close[part] = term.proximal(seen)
+        dual = seen - close[part]
+        target = close.clone()
+        target[part] -= dual
         done += 1
     info = {"change": change, "residual_ppm": term.residual(target[part], problem.mask), "weight": weight.value}
     return Susceptibility(problem.paste(chi), iterations=done, converged=change < params.tolerance, info=info)

@@ -1,4 +1,4 @@
-"""The nonlinear data term: fields are compared through the phase that they make."""
+"""Data terms that are split off: fields are compared through the phase that they make, or as they are."""
 
 from __future__ import annotations
 
@@ -77,4 +77,34 @@ class PhaseTerm:
 
     def residual(self, field: torch.Tensor, mask: torch.Tensor) -> float:
         """Weighted root mean square of the misfit of the phase in ppm."""
+        return math.sqrt(float((self.misfit(field) ** 2 * self.weights**2).sum()) / float(mask.sum()))
+
+
+class FieldTerm:
+    r"""The data term :math:`\frac{1}{2}\|W(z - f)\|^2` and its split.
+
+    Parameters
+    ----------
+    problem : Problem
+        Field :math:`f` in ppm and weights :math:`W`, zero outside the mask.
+    penalty : float
+        :math:`\mu` of the quadratic that ties :math:`z` to the field of the map.
+    """
+
+    def __init__(self, problem: Problem, penalty: float) -> None:
+        self.field_ppm = problem.field_ppm
+        self.weights = problem.weights
+        weights2 = problem.weights**2
+        self.share = weights2 / (weights2 + penalty)
+
+    def proximal(self, v: torch.Tensor) -> torch.Tensor:
+        r"""The :math:`z` that minimises the data term plus :math:`\frac{\mu}{2}\|z - v\|^2`."""
+        return torch.lerp(v, self.field_ppm, self.share)
+
+    def misfit(self, field: torch.Tensor) -> torch.Tensor:
+        """How far a field is from the measured one, in ppm."""
+        return field - self.field_ppm
+
+    def residual(self, field: torch.Tensor, mask: torch.Tensor) -> float:
+        """Weighted root mean square of the misfit in ppm."""
         return math.sqrt(float((self.misfit(field) ** 2 * self.weights**2).sum()) / float(mask.sum()))

@@ -9,15 +9,12 @@ import torch
 
 from qsmprep.core.grid import Grid
 from qsmprep.core.inversion import fansi
-from qsmprep.core.inversion.admm import TotalVariation, relative_change
+from qsmprep.core.inversion.admm import RELAXATION, TotalVariation, relative_change
 from qsmprep.core.inversion.auto import Weight, robust_sd
 from qsmprep.core.inversion.phaseterm import PhaseTerm
 from qsmprep.core.inversion.problem import DEFAULT_RAD_PER_PPM, ITERATIVE_PAD, Problem, Spectral, Volume, prepare
 from qsmprep.core.parameters import KeepParams, NltvParams, WhqsmParams
 from qsmprep.core.results import LocalField, Susceptibility
-
-RELAXATION = 1.8
-"""Of all three splits; halves the iterations that none would take."""
 
 SHARE = 0.1
 """Weight that is chosen from the data, over the residual and the voxel edge."""
