@@ -85,8 +85,8 @@ class Susceptibility:
     converged : bool
         Whether the tolerance was met (True for a closed form).
     remainder_ppm : (nx, ny, nz) float32 array or None
-        The part of the field that the method took for a field of sources outside, zero outside the mask; ``None`` of
-        a method that does not look for any.
+        The part of the field that the method took for a field of sources outside, or that is too far from any map's,
+        zero outside the mask; ``None`` of a method that does not look for any.
     """
 
     chi_ppm: FloatVolume

@@ -121,7 +121,7 @@ class InvertOutputSpec(TraitedSpec):
     """Susceptibility before referencing, and the field that it is to explain."""
 
     chi_ppm = File()
-    local_hz = File(desc="the field less what the method took for a field of sources outside, if it looks for that")
+    local_hz = File(desc="the field less what the method took for no field of the map, if it looks for that")
     info = File()
 
 

@@ -38,9 +38,10 @@ def variation_maps(
 ) -> torch.Tensor:
     """Susceptibility with a strong and with a weak total-variation penalty.
 
-    Edges of the magnitude are spared, as in MEDI (doi:10.1002/mrm.22816). The method of
-    :func:`qsmprep.core.inversion.tv.tv` at fixed numbers of steps, the second stage going
-    on from the first. Two maps, since which is better depends on noise and mismatch, from place to place.
+    Edges of the magnitude are spared, as in MEDI (doi:10.1002/mrm.22816). The function that
+    :func:`qsmprep.core.inversion.tv.tv` minimises, at fixed numbers of steps and with weights dealt with by
+    majorisation, the second stage going on from the first. Two maps, since which is better depends on noise and
+    mismatch, from place to place.
 
     Parameters
     ----------

@@ -139,7 +139,7 @@ METRICS: dict[str, MetricDefinition] = {
         "field",
         "Standard deviation of what background removal left",
         "Hz",
-        "Standard deviation of the nearly harmonic field that was found in the local field.",
+        "Standard deviation of what was taken off the local field: nearly harmonic, and voxels far off.",
     ),
     "chi_sd_ppm": MetricDefinition(
         "chi", "Standard deviation of chi", "ppm", "Standard deviation of susceptibility in the QSM mask."

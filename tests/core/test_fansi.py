@@ -166,7 +166,8 @@ def test_nonlinear_methods_are_blind_to_whole_turns(name):
     plain, turned = (
         invert(name, f, mask, CUBE, rad_per_ppm=RAD_PER_PPM).chi_ppm for f in (field, field + turns.astype(np.float32))
     )
-    np.testing.assert_allclose(turned, plain, atol=0.02 * np.abs(plain).max())
+    close = 0.02 if name == "nltv" else 0.01  # it stops earlier
+    np.testing.assert_allclose(turned, plain, atol=close * np.abs(plain).max())
 
 
 def test_nltv_of_small_phases_is_tv():

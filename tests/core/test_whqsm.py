@@ -131,6 +131,18 @@ def test_voxels_far_off_count_as_remainder_for_methods_that_forgive_nothing():
     assert errors[0] < 0.5 * errors[1]
 
 
+def test_without_a_spread_no_voxel_is_an_outlier():
+    """Most weights are zero; those voxels say nothing of how far off is far."""
+    field, mask, _, _ = head(GRID, seed=2)
+    rng = np.random.default_rng(3)
+    weights = (mask & (rng.random(GRID.shape) < 0.4)).astype(np.float32)
+    found = METHODS.get("inversion", "whqsm").load()(
+        field, mask, GRID, WhqsmParams(harmonic="yes", max_iter=20), weights=weights
+    )
+    assert found.info["outlier_share"] < 0.05
+    assert found.info["weight"] > 0
+
+
 def test_costs_little_where_nothing_is_left():
     field, mask, chi, _ = head(GRID, seed=2)
     clean = invert("whqsm", field, mask, GRID, {"harmonic": "yes"})

@@ -45,6 +45,7 @@ def test_from_weights_to_the_page(qsmprep, tmp_path):
     (told,) = sidecar["NetworkOutsideTraining"]
     assert "in-plane voxel edge" in told
     assert sidecar["HarmonicFieldRms"] > 0, "the field comes from phase"
+    assert 0 <= sidecar["OutlierShare"] < 0.05
     page = (tmp_path / "out" / "sub-01.html").read_text()
     assert f"LoopNet: {told}" in page
     assert told in done.stdout + done.stderr, "the log says it too"

@@ -7,7 +7,7 @@ import torch
 from qsmprep.core.inversion.problem import Spectral, add_adjoint, difference
 
 RELAXATION = 1.8
-"""Over-relaxation of splits; halves the iterations that none would take."""
+"""Over-relaxation of splits; halves the number of iterations."""
 
 
 class TotalVariation:

@@ -53,7 +53,7 @@ class Weight:
 
     def renew(self, misfit_ppm: torch.Tensor) -> float:
         """The weight in ppm mm for the misfit of the field over the problem's box."""
-        self.value = self.share * robust_sd(misfit_ppm * self.problem.weights, self.problem.mask)
+        self.value = self.share * robust_sd(misfit_ppm * self.problem.weights, self.problem.weights > 0)
         return self.value
 
 

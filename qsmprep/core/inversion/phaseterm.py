@@ -20,11 +20,11 @@ def phase_cost(misfit_ppm: torch.Tensor, weights2: torch.Tensor, rad_per_ppm: fl
 
 
 def folds(field_ppm: torch.Tensor, weights2: torch.Tensor, rad_per_ppm: float) -> bool:
-    """Whether the phase of a field is anywhere so large that its sine falls again.
+    """Whether the phase of a field is anywhere more than half a turn, so that its sine points the wrong way.
 
     A descent from zero is led astray there, see :func:`qsmprep.core.inversion.medi.medi`.
     """
-    return bool(((field_ppm.abs() * rad_per_ppm > math.pi / 2) & (weights2 > 0)).any())
+    return bool(((field_ppm.abs() * rad_per_ppm > math.pi) & (weights2 > 0)).any())
 
 
 class PhaseTerm:

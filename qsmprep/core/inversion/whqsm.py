@@ -30,7 +30,7 @@ tables in docs/pages/measured/field.md it was above the limit after TFI on one, 
 """
 
 LEAST_WEIGHT = 0.05
-"""Weight below which a misfit is not forgiven any more."""
+"""Smallest weight that the limit of a misfit is divided by; weights have a root mean square of 1."""
 
 
 def whqsm(
@@ -54,11 +54,13 @@ def whqsm(
     :math:`h` are solved for together at every point of k-space, and sources of the map may lie outside the mask.
 
     The phase forgives a voxel whose field is far off. For methods that do not, such a misfit counts as
-    remainder too, as far as it exceeds ``params.outliers`` robust standard deviations over the voxel's weight.
+    remainder too, as far as it exceeds ``params.outliers`` robust standard deviations over the voxel's weight;
+    the map itself does not depend on that.
 
-    Where :math:`h` resembles the map's own field (see :data:`ALIKE`) there was nothing left of the background, unless
-    ``params.harmonic`` says so. The map is then that of :func:`qsmprep.core.inversion.fansi.nltv`, without :math:`h`,
-    with the same weight and its own other parameters by default.
+    Where :math:`h` resembles the map's own field (see :data:`ALIKE`) there was nothing left of the background,
+    unless ``params.harmonic`` says so; then no voxel counts as remainder. The map is that of
+    :func:`qsmprep.core.inversion.fansi.nltv`, without :math:`h`, with the same weight and its own other parameters
+    by default.
 
     Parameters
     ----------
@@ -108,7 +110,7 @@ def whqsm(
     alike = result.info["harmonic_alike"]
     if params.harmonic == "auto" and alike > ALIKE:
         plain = fansi.total_variation(problem, space, NltvParams(weight=params.weight), rad_per_ppm)
-        info = {**plain.info, "harmonic_ppm": 0.0, "harmonic_alike": alike, "outlier_share": 0.0}
+        info = {**plain.info, "harmonic_ppm": 0.0, "harmonic_alike": alike}
         nothing = np.zeros_like(plain.chi_ppm)
         return replace(plain, iterations=plain.iterations + result.iterations, info=info, remainder_ppm=nothing)
     return result
@@ -269,7 +271,10 @@ def outliers(problem: Problem, found: torch.Tensor, limit: float) -> torch.Tenso
     misfit = (problem.field_ppm - found) * problem.mask
     if limit == 0:
         return torch.zeros_like(misfit)
-    most = limit * robust_sd(misfit * problem.weights, problem.mask) / problem.weights.clamp(min=LEAST_WEIGHT)
+    spread = robust_sd(misfit * problem.weights, problem.weights > 0)
+    if spread == 0:
+        return torch.zeros_like(misfit)
+    most = limit * spread / problem.weights.clamp(min=LEAST_WEIGHT)
     return torch.sign(misfit) * (misfit.abs() - most).clamp(min=0)
 
 
