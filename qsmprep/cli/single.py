@@ -327,8 +327,8 @@ def remainder(args: argparse.Namespace) -> str:
     size = local.info.get("harmonic_ppm", 0.0)
     told = f"a field with a root mean square of {1e3 * size:.2g} ppb" if size else "nothing"
     share = local.info.get("outlier_share", 0.0)
-    told += f" and {100 * share:.2g} % of the voxels that are far off" if share else ""
-    return f"{args.out}: {method.title}, {told} taken off"
+    more = f"; {100 * share:.2g} % of the voxels were far off and brought nearer" if share else ""
+    return f"{args.out}: {method.title}, {told} taken off{more}"
 
 
 def phase_of_ppm(args: argparse.Namespace) -> float | None:
