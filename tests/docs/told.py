@@ -99,8 +99,8 @@ HOW = {
     # benchmarks: their help is read, and every option that is told must be in it
     "python benchmarks/networks.py -h": How("benchmark"),
     "python benchmarks/accuracy.py --update-docs": How("benchmark", "-h", HOURS),
-    "python benchmarks/fieldmap.py --update-docs": How("benchmark", "-h", HOURS),
-    "python benchmarks/networks.py --update-docs": How("benchmark", "-h", HOURS),
+    "python benchmarks/fieldmap.py": How("benchmark", "-h", HOURS),
+    "python benchmarks/networks.py": How("benchmark", "-h", HOURS),
     "python benchmarks/segmentation.py": How("benchmark", "-h", HOURS),
     "python benchmarks/pediatric.py": How("benchmark", "-h", HOURS),
     "python benchmarks/atlas_heads.py": How("benchmark", "-h", HOURS),
