@@ -1,7 +1,7 @@
 """Accuracy of every registered method on heads whose truth is known, as Markdown tables.
 
     python benchmarks/accuracy.py                      the example data sets
-    python benchmarks/accuracy.py --update-docs      and put the tables into the page
+    python benchmarks/accuracy.py --update-docs        and put the tables into the page
     python benchmarks/accuracy.py --fresh 3 --seed 7   newly drawn heads instead
 
 Three tables a data set: background removal from the true total field, inversion from the true

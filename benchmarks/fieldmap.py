@@ -1,7 +1,7 @@
 """From phase to local field and to susceptibility on simulated heads, as Markdown tables.
 
     python benchmarks/fieldmap.py                     all heads
-    python benchmarks/fieldmap.py --update-docs     and put the tables into the page
+    python benchmarks/fieldmap.py --update-docs       and put the tables into the page
     python benchmarks/fieldmap.py --full              all methods, and the same from the true total field (hours)
     python benchmarks/fieldmap.py --rows rows.jsonl   keep what was measured; heads that are there are not done again
 

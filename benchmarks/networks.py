@@ -3,7 +3,7 @@
     python benchmarks/networks.py --cache DIR            10 heads under 5 scans
     python benchmarks/networks.py --ablations            what the papers claim, on the same heads
     python benchmarks/networks.py --timing               time and memory on 256 x 256 x 128 voxels
-    python benchmarks/networks.py --update-docs        and put the main tables into the page
+    python benchmarks/networks.py --update-docs          and put the main tables into the page
 
 The heads are described in ``network_heads.py``. Classical methods are tuned for each scan on one more
 head; networks are run as they are shipped. With ``--cache`` only what is new is measured.

@@ -2,7 +2,7 @@
 
     python benchmarks/pediatric.py                           shipped weights
     python benchmarks/pediatric.py --weights DIR             and the nnU-Net with TV in DIR/nnunet.*
-    python benchmarks/pediatric.py --update-docs           and put the table into the page
+    python benchmarks/pediatric.py --update-docs             and put the table into the page
 
 Heads are subjects of the project's phantom from 3 months to 6 years old, whose deep grey nuclei have little iron:
 another make than those that networks are trained on. Fields as in ``networks.py``: noise, the field of anisotropic

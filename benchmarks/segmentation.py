@@ -2,7 +2,7 @@
 
     python benchmarks/segmentation.py                    all of it
     python benchmarks/segmentation.py --images 2         fewer images a group
-    python benchmarks/segmentation.py --update-docs    and put the tables into the page
+    python benchmarks/segmentation.py --update-docs      and put the tables into the page
 
 Masks: images of the label maps that the recipes hold out, on cubes of 1 mm, drawn by the generator of the
 training with other seeds; and, made in other ways, the magnitudes of ``bids_examples`` (another simulator) and

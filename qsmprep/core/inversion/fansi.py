@@ -10,7 +10,7 @@ from qsmprep.core.grid import Grid
 from qsmprep.core.inversion.admm import RELAXATION, TotalVariation, relative_change
 from qsmprep.core.inversion.auto import Weight
 from qsmprep.core.inversion.generalised import GeneralisedVariation
-from qsmprep.core.inversion.phaseterm import FieldTerm, PhaseTerm
+from qsmprep.core.inversion.phaseterm import DataSplit, DataTerm, PhaseTerm
 from qsmprep.core.inversion.problem import DEFAULT_RAD_PER_PPM, ITERATIVE_PAD, Problem, Spectral, Volume, prepare
 from qsmprep.core.parameters import NltgvParams, NltvParams, TvParams
 from qsmprep.core.results import Susceptibility
@@ -91,15 +91,15 @@ def nltv(
     problem = prepare(
         field_ppm, mask, grid, weights=weights, magnitude=magnitude, rad_per_ppm=rad_per_ppm, device=device
     )
-    return total_variation(problem, Spectral(problem.grid, ITERATIVE_PAD, problem.device), params, rad_per_ppm)
+    term = PhaseTerm(problem, rad_per_ppm or DEFAULT_RAD_PER_PPM, params.fidelity)
+    return total_variation(problem, Spectral(problem.grid, ITERATIVE_PAD, problem.device), params, term)
 
 
-def total_variation(problem: Problem, space: Spectral, params: NltvParams, rad_per_ppm: float | None) -> Susceptibility:
-    """See :func:`nltv`."""
+def total_variation(problem: Problem, space: Spectral, params: NltvParams | TvParams, term: DataTerm) -> Susceptibility:
+    """The map with a total-variation penalty for either data term, see :func:`nltv`."""
     weight = Weight(params.weight, SHARE, problem)
     hessian = params.fidelity * space.dipole**2
     split = TotalVariation(space, hessian, weight.value, params.rho, relaxation=RELAXATION)
-    term = PhaseTerm(problem, rad_per_ppm or DEFAULT_RAD_PER_PPM, params.fidelity)
     return solve(problem, space, split, term, params, weight, RELAXATION)
 
 
@@ -171,7 +171,7 @@ def solve(
     problem: Problem,
     space: Spectral,
     split: Split,
-    term: PhaseTerm | FieldTerm,
+    term: DataTerm,
     params: NltvParams | NltgvParams | TvParams,
     weight: Weight,
     relaxation: float = 1.0,
@@ -197,9 +197,8 @@ def solve(
         ``info`` holds ``residual_ppm``, ``weight`` and the last relative ``change``.
     """
     part = tuple(slice(0, n) for n in problem.grid.shape)
-    dual = torch.zeros_like(problem.field_ppm)
     target, old = space.pad(problem.field_ppm), torch.zeros_like(problem.field_ppm)
-    close = target.clone()
+    data_split = DataSplit(term, target, part, relaxation)
     change, done = 1.0, 0
     while True:
         data = torch.fft.rfftn(target)
@@ -218,15 +217,11 @@ def solve(
             break
         if weight.due(done):
             split.set_weight(weight.renew(term.misfit(target[part])))
-        close.lerp_(target, relaxation)
+        data_split.meet(target)
         del target
         split.shrink(chi)
         del chi
-        seen = close[part] + dual
-        close[part] = term.proximal(seen)
-        dual = seen - close[part]
-        target = close.clone()
-        target[part] -= dual
+        target = data_split.pulled()
         done += 1
     info = {"change": change, "residual_ppm": term.residual(target[part], problem.mask), "weight": weight.value}
     return Susceptibility(problem.paste(chi), iterations=done, converged=change < params.tolerance, info=info)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 
@@ -12,11 +13,15 @@ NEWTON_STEPS = 6
 """Of the proximal map in every voxel; the steps converge quadratically from one side."""
 
 
+def chord(misfit_ppm: torch.Tensor, rad_per_ppm: float) -> torch.Tensor:
+    """How far apart on the circle phases are whose fields differ by so much, in ppm."""
+    return torch.sin(misfit_ppm * (0.5 * rad_per_ppm)) * (2.0 / rad_per_ppm)
+
+
 def phase_cost(misfit_ppm: torch.Tensor, weights2: torch.Tensor, rad_per_ppm: float) -> float:
     r"""The data term :math:`\frac{1}{2s^2}\|W(e^{\mathrm{i}sz} - e^{\mathrm{i}sf})\|^2` for :math:`z - f` in ppm and
     squared weights."""
-    chord = torch.sin(misfit_ppm * (0.5 * rad_per_ppm)) * (2.0 / rad_per_ppm)
-    return 0.5 * float((weights2 * chord**2).sum(dtype=torch.float64))
+    return 0.5 * float((weights2 * chord(misfit_ppm, rad_per_ppm) ** 2).sum(dtype=torch.float64))
 
 
 def folds(field_ppm: torch.Tensor, weights2: torch.Tensor, rad_per_ppm: float) -> bool:
@@ -27,7 +32,59 @@ def folds(field_ppm: torch.Tensor, weights2: torch.Tensor, rad_per_ppm: float) -
     return bool(((field_ppm.abs() * rad_per_ppm > math.pi) & (weights2 > 0)).any())
 
 
-class PhaseTerm:
+class DataTerm(ABC):
+    """What a data term that is split off can do; fields in ppm over a problem's box."""
+
+    field_ppm: torch.Tensor
+    weights: torch.Tensor
+
+    @abstractmethod
+    def proximal(self, v: torch.Tensor) -> torch.Tensor:
+        """The field that minimises the data term plus a quadratic that ties it to ``v``."""
+
+    @abstractmethod
+    def misfit(self, field: torch.Tensor) -> torch.Tensor:
+        """How far a field is from the measured one."""
+
+    def residual(self, field: torch.Tensor, mask: torch.Tensor) -> float:
+        """Weighted root mean square of the misfit."""
+        return math.sqrt(float((self.misfit(field) ** 2 * self.weights**2).sum()) / float(mask.sum()))
+
+
+class DataSplit:
+    """The split of a data term on the padded grid, with its multiplier.
+
+    Parameters
+    ----------
+    term : DataTerm
+    start : torch.Tensor
+        Field on the padded grid to begin with.
+    part : tuple of slice
+        Where the problem's box lies in it.
+    relaxation : float
+        Over-relaxation from 1 (none) to below 2.
+    """
+
+    def __init__(self, term: DataTerm, start: torch.Tensor, part: tuple[slice, ...], relaxation: float) -> None:
+        self.term, self.part, self.relaxation = term, part, relaxation
+        self.close = start.clone()
+        self.dual = torch.zeros_like(term.field_ppm)
+
+    def meet(self, field: torch.Tensor) -> None:
+        """Take the map's field up."""
+        self.close.lerp_(field, self.relaxation)
+
+    def pulled(self) -> torch.Tensor:
+        """Renew the split and its multiplier, after :meth:`meet`: the field that the map is to have."""
+        seen = self.close[self.part] + self.dual
+        self.close[self.part] = self.term.proximal(seen)
+        self.dual = seen - self.close[self.part]
+        target = self.close.clone()
+        target[self.part] -= self.dual
+        return target
+
+
+class PhaseTerm(DataTerm):
     r"""The data term :math:`\frac{1}{2s^2}\|W(e^{\mathrm{i}sz} - e^{\mathrm{i}sf})\|^2` and its split.
 
     For phases that are not wrapped and small misfits it is :math:`\frac{1}{2}\|W(z - f)\|^2`.
@@ -73,14 +130,10 @@ class PhaseTerm:
 
     def misfit(self, field: torch.Tensor) -> torch.Tensor:
         """How far the phase of a field is from the measured one, in ppm (the chord of the circle)."""
-        return torch.sin((field - self.field_ppm) * (0.5 * self.scale)) * (2.0 / self.scale)
-
-    def residual(self, field: torch.Tensor, mask: torch.Tensor) -> float:
-        """Weighted root mean square of the misfit of the phase in ppm."""
-        return math.sqrt(float((self.misfit(field) ** 2 * self.weights**2).sum()) / float(mask.sum()))
+        return chord(field - self.field_ppm, self.scale)
 
 
-class FieldTerm:
+class FieldTerm(DataTerm):
     r"""The data term :math:`\frac{1}{2}\|W(z - f)\|^2` and its split.
 
     Parameters
@@ -104,7 +157,3 @@ class FieldTerm:
     def misfit(self, field: torch.Tensor) -> torch.Tensor:
         """How far a field is from the measured one, in ppm."""
         return field - self.field_ppm
-
-    def residual(self, field: torch.Tensor, mask: torch.Tensor) -> float:
-        """Weighted root mean square of the misfit in ppm."""
-        return math.sqrt(float((self.misfit(field) ** 2 * self.weights**2).sum()) / float(mask.sum()))

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from qsmprep.core.grid import Grid
-from qsmprep.core.inversion.admm import RELAXATION, TotalVariation
-from qsmprep.core.inversion.auto import Weight
-from qsmprep.core.inversion.fansi import solve
+from qsmprep.core.inversion.fansi import total_variation
 from qsmprep.core.inversion.phaseterm import FieldTerm
 from qsmprep.core.inversion.problem import ITERATIVE_PAD, Spectral, Volume, prepare
 from qsmprep.core.parameters import TvParams
 from qsmprep.core.results import Susceptibility
-
-SHARE = 0.1
-"""Weight that is chosen from the data, over the residual and the voxel edge."""
 
 
 def tv(
@@ -74,7 +69,4 @@ def tv(
         field_ppm, mask, grid, weights=weights, magnitude=magnitude, rad_per_ppm=rad_per_ppm, device=device
     )
     space = Spectral(problem.grid, ITERATIVE_PAD, problem.device)
-    weight = Weight(params.weight, SHARE, problem)
-    hessian = params.fidelity * space.dipole**2
-    split = TotalVariation(space, hessian, weight.value, params.rho, relaxation=RELAXATION)
-    return solve(problem, space, split, FieldTerm(problem, params.fidelity), params, weight, RELAXATION)
+    return total_variation(problem, space, params, FieldTerm(problem, params.fidelity))

@@ -11,7 +11,7 @@ from qsmprep.core.grid import Grid
 from qsmprep.core.inversion import fansi
 from qsmprep.core.inversion.admm import RELAXATION, TotalVariation, relative_change
 from qsmprep.core.inversion.auto import Weight, robust_sd
-from qsmprep.core.inversion.phaseterm import PhaseTerm
+from qsmprep.core.inversion.phaseterm import DataSplit, PhaseTerm
 from qsmprep.core.inversion.problem import DEFAULT_RAD_PER_PPM, ITERATIVE_PAD, Problem, Spectral, Volume, prepare
 from qsmprep.core.parameters import KeepParams, NltvParams, WhqsmParams
 from qsmprep.core.results import LocalField, Susceptibility
@@ -109,7 +109,9 @@ def whqsm(
     result = solve(problem, space, params, rad_per_ppm or DEFAULT_RAD_PER_PPM)
     alike = result.info["harmonic_alike"]
     if params.harmonic == "auto" and alike > ALIKE:
-        plain = fansi.total_variation(problem, space, NltvParams(weight=params.weight), rad_per_ppm)
+        nltv = NltvParams(weight=params.weight)
+        term = PhaseTerm(problem, rad_per_ppm or DEFAULT_RAD_PER_PPM, nltv.fidelity)
+        plain = fansi.total_variation(problem, space, nltv, term)
         info = {**plain.info, "harmonic_ppm": 0.0, "harmonic_alike": alike}
         nothing = np.zeros_like(plain.chi_ppm)
         return replace(plain, iterations=plain.iterations + result.iterations, info=info, remainder_ppm=nothing)
@@ -211,9 +213,8 @@ def solve(problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: f
     hessian = factor * harmonic.laplacian * space.dipole
     split = TotalVariation(space, hessian, weight.value, params.rho, relaxation=RELAXATION)
     del hessian
-    dual = torch.zeros_like(problem.field_ppm)
     target, old = space.pad(problem.field_ppm), torch.zeros_like(problem.field_ppm)
-    close = target.clone()
+    data_split = DataSplit(term, target, part, RELAXATION)
     change, done = 1.0, 0
     while True:
         wanted = torch.fft.rfftn(target)
@@ -230,19 +231,15 @@ def solve(problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: f
             break
         if weight.due(done):
             split.set_weight(weight.renew(term.misfit(target[part])))
-        close.lerp_(target, RELAXATION)
+        data_split.meet(target)
         del target
         harmonic.shrink(background)
         del background
         split.shrink(chi)
         del chi
-        seen = close[part] + dual
-        close[part] = term.proximal(seen)
-        dual = seen - close[part]
-        target = close.clone()
-        target[part] -= dual
+        target = data_split.pulled()
         done += 1
-    del split, harmonic, factor, dual, close
+    del split, harmonic, factor, data_split
     harmonic_ppm, found = space.ifft(background)[part] * problem.mask, target[part]
     del background
     info = {
