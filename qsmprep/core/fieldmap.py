@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,50 +11,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qsmprep.core.echofit import TINY, Echoes, Fit, gauss_newton, line, robust_line
 from qsmprep.core.noise import noise_from_air, noise_from_detail, noise_from_fit
-from qsmprep.core.parameters import NonlinearParams, WeightedParams
+from qsmprep.core.parameters import NonlinearParams, RobustParams, WeightedParams
 from qsmprep.core.results import FieldMap
 from qsmprep.errors import DataError
 
 FloatArray = NDArray[np.floating]
 TWO_PI = 2.0 * math.pi
-TINY = 1e-30
-PART = 2**17
-"""Voxels that are fitted at once: in double precision, but only so many."""
-
-
-@dataclass(frozen=True)
-class _Echoes:
-    """The voxels of the mask: (n_echo, n_voxel) tensors, and what the magnitude is divided by to be about 1."""
-
-    unwrapped: torch.Tensor
-    phase: torch.Tensor
-    magnitude: torch.Tensor
-    scale: float
-    times: torch.Tensor
-
-    def parts(self) -> Iterator[_Echoes]:
-        """Some voxels after the others, in float64 and scaled."""
-        volumes = (self.unwrapped, self.phase, self.magnitude)
-        for unwrapped, phase, magnitude in zip(*(volume.split(PART, dim=1) for volume in volumes), strict=True):
-            size = magnitude.to(torch.float64) / self.scale
-            yield _Echoes(unwrapped.to(torch.float64), phase.to(torch.float64), size, 1.0, self.times)
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """What a method makes of some voxels: phase offset in rad, rate in rad/s, iterations."""
-
-    offset: torch.Tensor
-    rate: torch.Tensor
-    iterations: int = 0
 
 
 @dataclass(frozen=True)
 class _Given:
     """Checked inputs, and the noise of the images."""
 
-    echoes: _Echoes
+    echoes: Echoes
     mask: NDArray[np.bool_]
     sigma: float
     sigma_from: str
@@ -106,8 +77,8 @@ def weighted(
     given = _prepare(unwrapped_rad, phase_rad, magnitude, mask, te_s)
     with_offset = params.fit_offset and len(te_s) > 1
 
-    def fit(echoes: _Echoes) -> _Fit:
-        return _Fit(*_line(echoes.unwrapped, echoes.magnitude**2, echoes.times, with_offset))
+    def fit(echoes: Echoes) -> Fit:
+        return Fit(*line(echoes.unwrapped, echoes.magnitude**2, echoes.times, with_offset))
 
     return _result(given, fit, with_offset, {"method": "weighted"})
 
@@ -151,11 +122,62 @@ def nonlinear(
     given = _prepare(unwrapped_rad, phase_rad, magnitude, mask, te_s)
     with_offset = params.fit_offset and len(te_s) > 1
 
-    def fit(echoes: _Echoes) -> _Fit:
-        start = _Fit(*_line(echoes.unwrapped, echoes.magnitude**2, echoes.times, with_offset))
-        return _gauss_newton(echoes, start, with_offset, params) if len(te_s) > 1 else start
+    def fit(echoes: Echoes) -> Fit:
+        start = Fit(*line(echoes.unwrapped, echoes.magnitude**2, echoes.times, with_offset))
+        return gauss_newton(echoes, start, with_offset, params) if len(te_s) > 1 else start
 
     return _result(given, fit, with_offset, {"method": "nonlinear"})
+
+
+def robust(
+    unwrapped_rad: FloatArray,
+    phase_rad: FloatArray,
+    magnitude: FloatArray | None,
+    mask: NDArray[np.bool_],
+    te_s: Sequence[float],
+    params: RobustParams | None = None,
+) -> FieldMap:
+    r"""Fit the field to those echoes that agree with each other, voxel by voxel.
+
+    Minimises :math:`\sum_e m_e^2 a_e^2 / (1 + a_e^2/s_e^2)` by least squares whose weights follow the fit, with
+    :math:`a_e` the wrapped phase of an echo less that of the fit, in :math:`[-\pi, \pi]`, and
+    :math:`s_e^2 = s^2 + (2.5\,\sigma/m_e)^2`: ``params.limit_rad`` and the noise of its phase. Thermal noise is not
+    what spoils a phase near sinuses, vessels and lesions: the field varies within the voxel, the more the later the
+    echo, and a weighted mean trusts late echoes most. So the fit starts from the first two echoes (three with an
+    offset) and takes in one after the other; of the unwrapped phase it sees the first ones only.
+
+    Parameters
+    ----------
+    unwrapped_rad, phase_rad, magnitude, mask, te_s
+        As for :func:`weighted`.
+    params : RobustParams, optional
+
+    Returns
+    -------
+    FieldMap
+        As of :func:`weighted`; in ``noise_hz`` an echo counts as much as it did in the fit.
+
+    Raises
+    ------
+    DataError
+        As :func:`weighted`.
+
+    References
+    ----------
+    .. [1] Holland & Welsch, Commun. Stat. 6:813 (1977), doi:10.1080/03610927708827533 (weights that follow the fit)
+    """
+    params = params or RobustParams()
+    given = _prepare(unwrapped_rad, phase_rad, magnitude, mask, te_s)
+    with_offset = params.fit_offset and len(te_s) > 1
+
+    # late echoes that are spoilt must not pass for noise
+    early = _residual_noise(given.echoes, 3) if len(te_s) > 3 else given.sigma
+    sigma = min(given.sigma, early)
+
+    def fit(echoes: Echoes) -> Fit:
+        return robust_line(echoes, sigma, with_offset, params)
+
+    return _result(given, fit, with_offset, {"method": "robust"})
 
 
 def count_residual_wraps(unwrapped_rad: FloatArray, mask: NDArray[np.bool_]) -> int:
@@ -216,7 +238,7 @@ def _prepare(
     if scale == 0:
         raise DataError("the magnitude is zero throughout the mask", expected="signal")
     unwrapped, phase, size = (_voxels(a, inside) for a in (unwrapped_rad, phase_rad, weight))
-    echoes = _Echoes(unwrapped, phase, size, scale, torch.from_numpy(times))
+    echoes = Echoes(unwrapped, phase, size, scale, torch.from_numpy(times))
     return _Given(echoes, inside, *_noise(echoes, weight, np.asarray(phase_rad), inside))
 
 
@@ -226,14 +248,10 @@ def _voxels(echoes: FloatArray, mask: NDArray[np.bool_]) -> torch.Tensor:
     return torch.from_numpy(volumes.astype(volumes.dtype.newbyteorder("="), copy=False)[:, mask])
 
 
-def _noise(echoes: _Echoes, magnitude: FloatArray, wrapped: FloatArray, mask: NDArray[np.bool_]) -> tuple[float, str]:
+def _noise(echoes: Echoes, magnitude: FloatArray, wrapped: FloatArray, mask: NDArray[np.bool_]) -> tuple[float, str]:
     """Noise of the images in the scaled unit, and where it was read off."""
     if len(echoes.times) >= 3:
-        left = []
-        for part in echoes.parts():
-            offset, rate = _line(part.unwrapped, part.magnitude**2, part.times, True)
-            left.append(part.magnitude * torch.sin(part.phase - offset - rate * part.times[:, None]))
-        return noise_from_fit(torch.cat(left, dim=1).cpu().numpy(), len(echoes.times) - 2), "fit residual"
+        return _residual_noise(echoes, len(echoes.times)), "fit residual"
     air = noise_from_air(magnitude[0], mask)
     if air is not None:
         return air / echoes.scale, "air"
@@ -241,83 +259,59 @@ def _noise(echoes: _Echoes, magnitude: FloatArray, wrapped: FloatArray, mask: ND
     return noise_from_detail(signal, mask) / echoes.scale, "image detail"
 
 
-def _line(
-    phase: torch.Tensor, weight: torch.Tensor, times: torch.Tensor, with_offset: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted least squares line: offset (rad) and rate (rad/s) of every voxel."""
-    t = times[:, None]
-    weight = torch.where(weight.sum(0) > 0, weight, torch.ones_like(weight))
-    if not with_offset:
-        rate = (weight * t * phase).sum(0) / (weight * t**2).sum(0).clamp_min(TINY)
-        return torch.zeros_like(rate), rate
-    total = weight.sum(0).clamp_min(TINY)
-    centre, mean = (weight * t).sum(0) / total, (weight * phase).sum(0) / total
-    rate = (weight * (t - centre) * (phase - mean)).sum(0) / (weight * (t - centre) ** 2).sum(0).clamp_min(TINY)
-    return mean - rate * centre, rate
+def _residual_noise(echoes: Echoes, count: int) -> float:
+    """Noise of the first echoes in the scaled unit, from what a line leaves of their phase."""
+    left = []
+    for part in echoes.parts():
+        phase, size, times = part.unwrapped[:count], part.magnitude[:count], part.times[:count]
+        offset, rate = line(phase, size**2, times, True)
+        left.append(size * torch.sin(part.phase[:count] - offset - rate * times[:, None]))
+    return noise_from_fit(torch.cat(left, dim=1).cpu().numpy(), count - 2)
 
 
-def _gauss_newton(echoes: _Echoes, start: _Fit, with_offset: bool, params: NonlinearParams) -> _Fit:
-    """Fit the complex signal; voxels that have come to rest are left alone."""
-    offset, rate = start.offset.clone(), start.rate.clone()
-    weight = echoes.magnitude**2
-    weight = torch.where(weight.sum(0) > 0, weight, torch.ones_like(weight))
-    t = echoes.times[:, None]
-    last = float(echoes.times[-1])
-    active = torch.arange(offset.numel(), device=offset.device)
-    iterations = 0
-    for _ in range(params.max_iter):
-        iterations += 1
-        apart = torch.sin(echoes.phase[:, active] - offset[active] - rate[active] * t)
-        d_offset, d_rate = _line(apart, weight[:, active], echoes.times, with_offset)
-        offset[active] += d_offset
-        rate[active] += d_rate
-        active = active[(d_offset.abs() + d_rate.abs() * last) > params.tolerance]
-        if active.numel() == 0:
-            break
-    return _Fit(offset, rate, iterations)
-
-
-def _result(given: _Given, fit: Callable[[_Echoes], _Fit], with_offset: bool, info: dict[str, Any]) -> FieldMap:
+def _result(given: _Given, fit: Callable[[Echoes], Fit], with_offset: bool, info: dict[str, Any]) -> FieldMap:
     """Fit all voxels, some after the others, and put them where they belong."""
     found: list[tuple[torch.Tensor, ...]] = []
     iterations = 0
     for echoes in given.echoes.parts():
-        line = fit(echoes)
-        iterations = max(iterations, line.iterations)
-        wrapped = line.offset - TWO_PI * torch.round(line.offset / TWO_PI)
-        residual = _relative_residual(echoes, line.offset, line.rate)
-        noise = _field_noise(echoes, given.sigma, with_offset)
-        found.append(tuple(v.to(torch.float32) for v in (line.rate / TWO_PI, noise, residual, wrapped)))
+        made = fit(echoes)
+        iterations = max(iterations, made.iterations)
+        wrapped = made.offset - TWO_PI * torch.round(made.offset / TWO_PI)
+        residual = _relative_residual(echoes, made.offset, made.rate)
+        noise = _field_noise(echoes, given.sigma, with_offset, made.share)
+        found.append(tuple(v.to(torch.float32) for v in (made.rate / TWO_PI, noise, residual, wrapped)))
     volumes = []
     for values in zip(*found, strict=True):
         volume = np.zeros(given.mask.shape, np.float32)
         volume[given.mask] = torch.cat(values).cpu().numpy()
         volumes.append(volume)
-    if info["method"] == "nonlinear":
+    if iterations:
         info = {**info, "iterations": iterations}
     info |= {"fit_offset": with_offset, "noise_from": given.sigma_from, "noise_relative": given.sigma}
     return FieldMap(volumes[0], volumes[1], volumes[2], volumes[3], info)
 
 
-def _field_noise(echoes: _Echoes, sigma: float, with_offset: bool) -> torch.Tensor:
-    """Noise of the field in Hz that noise of the images makes."""
-    t, weight = echoes.times[:, None], echoes.magnitude**2
+def _field_noise(echoes: Echoes, sigma: float, with_offset: bool, share: torch.Tensor | None) -> torch.Tensor:
+    """Noise of the field in Hz that noise of the images makes, where echoes count by a share of least squares."""
+    t, signal = echoes.times[:, None], echoes.magnitude**2
+    weight = signal if share is None else signal * share
     total = weight.sum(0).clamp_min(TINY)
-    centre = (weight * t).sum(0) / total if with_offset else torch.zeros_like(total)
-    spread = (weight * (t - centre) ** 2).sum(0)
-    noise = sigma / (TWO_PI * spread.clamp_min(TINY).sqrt())
+    lever = t - (weight * t).sum(0) / total if with_offset else t
+    spread = (weight * lever**2).sum(0).clamp_min(TINY)
+    loss = 1.0 if share is None else ((weight * share * lever**2).sum(0) / spread).sqrt()
+    noise = sigma * loss / (TWO_PI * spread.sqrt())
     # a field of which nothing is known is uniform over one period of the shortest interval
     interval = float(torch.diff(echoes.times).min()) if with_offset else float(echoes.times[0])
-    return noise.clamp(max=1.0 / (interval * math.sqrt(12.0)))
+    return torch.where(total > TINY, noise, math.inf).clamp(max=1.0 / (interval * math.sqrt(12.0)))
 
 
-def _relative_residual(echoes: _Echoes, offset: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:
+def _relative_residual(echoes: Echoes, offset: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:
     """Energy of the signal that one field and mono-exponential decay leave unexplained, from 0 to 1."""
     t, size = echoes.times[:, None], echoes.magnitude
     if len(echoes.times) < 2:
         return torch.zeros_like(rate)
     log = size.clamp_min(TINY).log()
-    level, slope = _line(log, size**2, echoes.times, True)
+    level, slope = line(log, size**2, echoes.times, True)
     model = torch.exp((level + slope * t).clamp(max=50.0))
     apart = echoes.phase - offset - rate * t
     # the amplitude that fits best, so that phase errors do not hide in it

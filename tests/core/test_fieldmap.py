@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from echo_cases import ORIENTATIONS, romeo_crop, simulate, turn
 
-from qsmprep.core.fieldmap import count_residual_wraps, nonlinear, weighted
+from qsmprep.core.fieldmap import count_residual_wraps, nonlinear, robust, weighted
 from qsmprep.core.noise import noise_from_air, noise_from_detail, noise_from_fit
 from qsmprep.core.offset import remove_offset
-from qsmprep.core.parameters import NonlinearParams, WeightedParams
+from qsmprep.core.parameters import NonlinearParams, RobustParams, WeightedParams
 from qsmprep.core.phase import scale_phase, wrap
 from qsmprep.core.unwrap import romeo
 from qsmprep.errors import DataError
@@ -21,6 +21,8 @@ FITS = {
     "weighted, offset": (weighted, WeightedParams(fit_offset=True), True),
     "nonlinear": (nonlinear, NonlinearParams(), False),
     "nonlinear, offset": (nonlinear, WITH_OFFSET, True),
+    "robust": (robust, RobustParams(), False),
+    "robust, offset": (robust, RobustParams(fit_offset=True), True),
 }
 
 
@@ -58,7 +60,7 @@ def test_parts_do_not_matter(monkeypatch):
     case = simulate(FIVE, noise=0.03)
     given = (right_branch(case), case.phase_rad, case.magnitude, case.mask, FIVE)
     whole = nonlinear(*given)
-    monkeypatch.setattr("qsmprep.core.fieldmap.PART", 97)
+    monkeypatch.setattr("qsmprep.core.echofit.PART", 97)
     parts = nonlinear(*given)
     for name in ("field_hz", "noise_hz", "residual", "offset_rad"):
         assert np.array_equal(getattr(parts, name), getattr(whole, name)), name
@@ -236,7 +238,7 @@ def test_noise_estimators_on_pure_noise():
         noise_from_fit(np.zeros((2, 5)), 0)
 
 
-@pytest.mark.parametrize("function", [weighted, nonlinear])
+@pytest.mark.parametrize("function", [weighted, nonlinear, robust])
 def test_bad_input_is_refused(function):
     case = simulate([0.004, 0.008])
     good = right_branch(case)
@@ -252,3 +254,47 @@ def test_bad_input_is_refused(function):
     ):
         with pytest.raises(DataError):
             function(*arguments)
+
+
+def test_robust_leaves_out_late_echoes_that_disagree():
+    """Later echoes of some voxels hold another phase each: the first ones decide, and the noise map knows."""
+    case = simulate(FIVE, noise=0.01, offset=False)
+    rng = np.random.default_rng(3)
+    spoilt = case.mask & (rng.random(case.mask.shape) < 0.2)
+    phase, unwrapped = case.phase_rad.copy(), right_branch(case)
+    for echo in (2, 3, 4):
+        off = rng.uniform(1.5, 4.7, size=case.mask.shape).astype(np.float32) * spoilt
+        phase[echo], unwrapped[echo] = wrap(phase[echo] + off), unwrapped[echo] + off
+    given = (unwrapped, phase, case.magnitude, case.mask, FIVE)
+    errors = {
+        function.__name__: np.sqrt(np.mean((function(*given).field_hz - case.field_hz)[spoilt] ** 2))
+        for function in (weighted, nonlinear, robust)
+    }
+    assert errors["robust"] < 0.2 * errors["nonlinear"] < 0.2 * errors["weighted"]
+    fit = robust(*given)
+    clean = case.mask & ~spoilt
+    assert np.median(fit.noise_hz[spoilt]) > 2 * np.median(fit.noise_hz[clean])
+
+
+@pytest.mark.parametrize(
+    ("te_s", "noise"),
+    [(FIVE, 0.15), ([0.004, 0.009, 0.014], 0.15), ([0.0045, 0.012], 0.15), ([0.003, 0.015], 0.05), (FIVE, 0.01)],
+)
+def test_robust_loses_little_where_all_echoes_agree(te_s, noise):
+    """White noise alone, phases of 0.15 rad and more: hardly worse than least squares, which are best then."""
+    case = simulate(te_s, noise=noise, offset=False)
+    given = (right_branch(case), case.phase_rad, case.magnitude, case.mask, te_s)
+    error = [np.std((function(*given).field_hz - case.field_hz)[case.mask]) for function in (robust, nonlinear)]
+    assert error[0] < 1.05 * error[1]
+
+
+def test_robust_takes_the_turn_of_the_first_two_echoes():
+    """Later echoes may be unwrapped wrongly; a field that is a turn off in the first two is another one."""
+    case = simulate([0.004, 0.009, 0.014], noise=0.01, offset=False)
+    unwrapped = right_branch(case)
+    given = (case.phase_rad, case.magnitude, case.mask, case.te_s)
+    expected = robust(unwrapped, *given).field_hz
+    unwrapped[2] += np.float32(2 * np.pi)
+    np.testing.assert_allclose(robust(unwrapped, *given).field_hz, expected, atol=0.02)
+    unwrapped[:2] += np.float32(2 * np.pi) * np.array([1, 2], np.float32)[:, None, None, None]
+    assert np.median(np.abs(robust(unwrapped, *given).field_hz - expected)[case.mask]) > 100

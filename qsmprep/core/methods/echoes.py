@@ -54,6 +54,15 @@ METHODS = (
     ),
     Method(
         "combine",
+        "robust",
+        "robust complex fit",
+        "qsmprep.core.fieldmap:robust",
+        p.RobustParams,
+        "The field was fitted to the phase of all echoes, with less weight on echoes that disagree with earlier ones",
+        ("holland1977",),
+    ),
+    Method(
+        "combine",
         "nonlinear",
         "nonlinear complex fit",
         "qsmprep.core.fieldmap:nonlinear",

@@ -23,6 +23,7 @@ from qsmprep.core.parameters.echoes import (
     NonlinearParams,
     OffsetParams,
     R2StarParams,
+    RobustParams,
     RomeoParams,
     WeightedParams,
 )
@@ -98,6 +99,7 @@ __all__ = [
     "R2StarParams",
     "ReferenceParams",
     "ResharpParams",
+    "RobustParams",
     "RoiParams",
     "RomeoParams",
     "RtsParams",

@@ -1,0 +1,142 @@
+"""Field and phase offset of single voxels from their echoes: lines, nonlinear and robust fits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from qsmprep.core.parameters import NonlinearParams, RobustParams
+
+TINY = 1e-30
+PART = 2**17
+"""Voxels that are fitted at once: in double precision, but only so many."""
+
+NOISE_SDS = 3.0
+"""Standard deviations of the noise that a phase may be off by, beside ``RobustParams.limit_rad``."""
+
+STEPS = 2
+"""Steps of the robust fit after every further echo."""
+
+
+@dataclass(frozen=True)
+class Echoes:
+    """The voxels of the mask: (n_echo, n_voxel) tensors, and what the magnitude is divided by to be about 1."""
+
+    unwrapped: torch.Tensor
+    phase: torch.Tensor
+    magnitude: torch.Tensor
+    scale: float
+    times: torch.Tensor
+
+    def parts(self) -> Iterator[Echoes]:
+        """Some voxels after the others, in float64 and scaled."""
+        volumes = (self.unwrapped, self.phase, self.magnitude)
+        for unwrapped, phase, magnitude in zip(*(volume.split(PART, dim=1) for volume in volumes), strict=True):
+            size = magnitude.to(torch.float64) / self.scale
+            yield Echoes(unwrapped.to(torch.float64), phase.to(torch.float64), size, 1.0, self.times)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a method makes of some voxels: phase offset in rad, rate in rad/s, iterations, and by how much less
+    than in least squares each echo counted, from 0 to 1 (None: not less)."""
+
+    offset: torch.Tensor
+    rate: torch.Tensor
+    iterations: int = 0
+    share: torch.Tensor | None = None
+
+
+def line(
+    phase: torch.Tensor, weight: torch.Tensor, times: torch.Tensor, with_offset: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted least squares line: offset (rad) and rate (rad/s) of every voxel."""
+    t = times[:, None]
+    weight = torch.where(weight.sum(0) > 0, weight, torch.ones_like(weight))
+    if not with_offset:
+        rate = (weight * t * phase).sum(0) / (weight * t**2).sum(0).clamp_min(TINY)
+        return torch.zeros_like(rate), rate
+    total = weight.sum(0).clamp_min(TINY)
+    centre, mean = (weight * t).sum(0) / total, (weight * phase).sum(0) / total
+    rate = (weight * (t - centre) * (phase - mean)).sum(0) / (weight * (t - centre) ** 2).sum(0).clamp_min(TINY)
+    return mean - rate * centre, rate
+
+
+def gauss_newton(echoes: Echoes, start: Fit, with_offset: bool, params: NonlinearParams) -> Fit:
+    """Fit the complex signal; voxels that have come to rest are left alone."""
+    offset, rate = start.offset.clone(), start.rate.clone()
+    weight = echoes.magnitude**2
+    weight = torch.where(weight.sum(0) > 0, weight, torch.ones_like(weight))
+    t = echoes.times[:, None]
+    last = float(echoes.times[-1])
+    active = torch.arange(offset.numel(), device=offset.device)
+    iterations = 0
+    for _ in range(params.max_iter):
+        iterations += 1
+        apart = torch.sin(echoes.phase[:, active] - offset[active] - rate[active] * t)
+        d_offset, d_rate = line(apart, weight[:, active], echoes.times, with_offset)
+        offset[active] += d_offset
+        rate[active] += d_rate
+        active = active[(d_offset.abs() + d_rate.abs() * last) > params.tolerance]
+        if active.numel() == 0:
+            break
+    return Fit(offset, rate, iterations)
+
+
+def robust_line(echoes: Echoes, sigma: float, with_offset: bool, params: RobustParams) -> Fit:
+    """Fit echo after echo, each with a weight that falls off with what it is away from the fit so far.
+
+    ``sigma`` is the noise of the images in the unit of the magnitude. The fit begins with the first two echoes (three
+    with an offset), so that late ones, which turn the most and are spoilt first, have to agree with early ones; the
+    first one alone will not do, since what flows has another phase there. An echo that comes in may at first be off by
+    what the fit so far can miss it by.
+    """
+    signal = echoes.magnitude**2
+    signal = torch.where(signal.sum(0) > 0, signal, torch.ones_like(signal))
+    allowed = params.limit_rad**2 + (NOISE_SDS * sigma) ** 2 / signal.clamp_min(TINY)
+    first = min(2 + with_offset, len(echoes.times))
+    offset, rate = line(echoes.unwrapped[:first], signal[:first], echoes.times[:first], with_offset)
+    share, done = torch.ones_like(signal), 0
+    for count in range(first, len(echoes.times) + 1):
+        missed = (NOISE_SDS * sigma) ** 2 * _uncertain(signal * share, echoes.times, count - 1, with_offset)
+        active = torch.arange(offset.numel(), device=offset.device)
+        for step in range(params.max_iter if count == len(echoes.times) else STEPS):
+            limit = allowed[:count, active] + (missed[active] if step == 0 else 0)
+            apart, share = _agreement(echoes, offset, rate, limit, active, count)
+            d_offset, d_rate = line(apart, share * signal[:count, active], echoes.times[:count], with_offset)
+            offset[active] += d_offset
+            rate[active] += d_rate
+            done += 1
+            active = active[(d_offset.abs() + d_rate.abs() * float(echoes.times[count - 1])) > params.tolerance]
+            if active.numel() == 0:
+                break
+        everywhere = torch.arange(offset.numel(), device=offset.device)
+        share = torch.ones_like(signal)
+        share[:count] = _agreement(echoes, offset, rate, allowed[:count], everywhere, count)[1]
+    return Fit(offset, rate, done, share)
+
+
+def _uncertain(weight: torch.Tensor, times: torch.Tensor, count: int, with_offset: bool) -> torch.Tensor:
+    """Variance of the phase that a line through the first echoes predicts for the next, over that of the noise."""
+    if count < 1 + with_offset:
+        return torch.zeros_like(weight[0])
+    w, t, ahead = weight[:count], times[:count, None], float(times[count])
+    total = w.sum(0).clamp_min(TINY)
+    centre = (w * t).sum(0) / total if with_offset else torch.zeros_like(total)
+    slope = (ahead - centre) ** 2 / (w * (t - centre) ** 2).sum(0).clamp_min(TINY)
+    return slope + 1 / total if with_offset else slope
+
+
+def _agreement(
+    echoes: Echoes, offset: torch.Tensor, rate: torch.Tensor, limit: torch.Tensor, voxels: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the first echoes of some voxels are away from a fit, in [-pi, pi], and how much they count (Geman-McClure).
+
+    ``limit`` is the square of what they may be off by.
+    """
+    apart = echoes.phase[:count, voxels] - offset[voxels] - rate[voxels] * echoes.times[:count, None]
+    apart -= 2 * math.pi * torch.round(apart / (2 * math.pi))
+    return apart, (1 + apart**2 / limit) ** -2
