@@ -162,9 +162,11 @@ def nltgv(
     space = Spectral(problem.grid, ITERATIVE_PAD, problem.device)
     weight = Weight(params.weight, SHARE, problem)
     hessian = params.fidelity * space.dipole**2
-    split = GeneralisedVariation(space, hessian, weight.value, params.ratio_mm * weight.value, params.rho)
+    split = GeneralisedVariation(
+        space, hessian, weight.value, params.ratio_mm * weight.value, params.rho, relaxation=RELAXATION
+    )
     term = PhaseTerm(problem, rad_per_ppm or DEFAULT_RAD_PER_PPM, params.fidelity)
-    return solve(problem, space, split, term, params, weight)
+    return solve(problem, space, split, term, params, weight, RELAXATION)
 
 
 def solve(

@@ -30,14 +30,25 @@ class GeneralisedVariation:
         :math:`\lambda_0` in ppm mm^2.
     rho : float
         Penalty of the splits relative to a grid of 1 mm; it changes the speed, not the solution.
+    relaxation : float
+        Over-relaxation from 1 (none) to below 2, see :class:`qsmprep.core.inversion.admm.TotalVariation`.
     """
 
-    def __init__(self, space: Spectral, hessian: torch.Tensor, first: float, second: float, rho: float) -> None:
-        self.space = space
+    def __init__(
+        self,
+        space: Spectral,
+        hessian: torch.Tensor,
+        first: float,
+        second: float,
+        rho: float,
+        relaxation: float = 1.0,
+    ) -> None:
+        self.space, self.relaxation = space, relaxation
         edge2 = float(space.grid.voxel_volume_mm3) ** (2.0 / 3.0)
         self.rho1, self.rho0 = rho * edge2, 2.0 * rho * edge2**2
         self.ratio = second / first if first > 0 else 0.0
         self.set_weight(first)
+        self._limited1, self._limited0 = self.limit1, self.limit0
         self.steps = _symbols(space)
         laplacian = space.laplacian()
         self.tie = self.rho1 / (self.rho1 + self.rho0 * laplacian)
@@ -51,8 +62,8 @@ class GeneralisedVariation:
             return torch.zeros(space.shape, device=space.device)
 
         self.slopes = [zeros() for _ in range(3)]
-        self.duals1 = [zeros() for _ in range(3)]
-        self.duals0 = {(i, j): zeros() for i in range(3) for j in range(i, 3)}
+        self.sums1 = [zeros() for _ in range(3)]
+        self.sums0 = {(i, j): zeros() for i in range(3) for j in range(i, 3)}
         self.pull = zeros()
         self.pulls = [zeros() for _ in range(3)]
 
@@ -79,18 +90,19 @@ class GeneralisedVariation:
         return self.space.ifft(self.spectrum(data))
 
     def shrink(self, chi: torch.Tensor) -> None:
-        """Soft-threshold both orders, update the multipliers and what they pull map and slopes to."""
+        """Soft-threshold both orders, update the multipliers and what they pull map and slopes to.
+
+        Kept is the sum of split and multiplier: the multiplier is that sum, limited as it was then.
+        """
         voxel = self.space.grid.voxel_mm
         self.pull.zero_()
         for axis, mm in enumerate(voxel):
             faces = difference(chi, axis, mm)
             faces -= self.slopes[axis]
-            faces += self.duals1[axis]
-            torch.clamp(faces, -self.limit1, self.limit1, out=self.duals1[axis])
-            faces.sub_(self.duals1[axis], alpha=2.0)
+            self._split(faces, self.sums1[axis], self._limited1, self.limit1)
             add_adjoint(self.pull, faces, axis, self.rho1 / mm)
             self.pulls[axis] = faces.mul_(-self.rho1)
-        for (i, j), dual in self.duals0.items():
+        for (i, j), kept in self.sums0.items():
             if i == j:
                 bend = torch.zeros_like(chi)
                 add_adjoint(bend, self.slopes[i], i, -1.0 / voxel[i])
@@ -98,14 +110,20 @@ class GeneralisedVariation:
                 bend = difference(self.slopes[j], i, voxel[i])
                 bend += difference(self.slopes[i], j, voxel[j])
                 bend *= 0.5
-            bend += dual
-            torch.clamp(bend, -self.limit0, self.limit0, out=dual)
-            bend.sub_(dual, alpha=2.0)
+            self._split(bend, kept, self._limited0, self.limit0)
             if i == j:
                 self.pulls[i].sub_(difference(bend, i, voxel[i]), alpha=self.rho0)
             else:
                 add_adjoint(self.pulls[j], bend, i, self.rho0 / voxel[i])
                 add_adjoint(self.pulls[i], bend, j, self.rho0 / voxel[j])
+        self._limited1, self._limited0 = self.limit1, self.limit0
+
+    def _split(self, value: torch.Tensor, kept: torch.Tensor, before: float, limit: float) -> None:
+        """Renew what is kept, and overwrite the value with split less multiplier."""
+        multiplier = kept.clamp(-before, before)
+        total = kept.lerp_(value, self.relaxation).add_(multiplier, alpha=self.relaxation)
+        torch.clamp(total, -limit, limit, out=multiplier)
+        torch.sub(total, multiplier, alpha=2.0, out=value)
 
 
 def _symbols(space: Spectral) -> list[torch.Tensor]:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from qsmprep.core.background.smv import at_least_one_voxel, smv_kernel
 from qsmprep.core.grid import Grid
-from qsmprep.core.inversion.admm import relative_change
+from qsmprep.core.inversion.admm import RELAXATION, relative_change
 from qsmprep.core.inversion.auto import Weight
 from qsmprep.core.inversion.generalised import GeneralisedVariation
+from qsmprep.core.inversion.phaseterm import DataSplit, FieldTerm
 from qsmprep.core.inversion.problem import ITERATIVE_PAD, Problem, Spectral, Volume, prepare
 from qsmprep.core.parameters import TgvParams
 from qsmprep.core.results import Susceptibility
 
 SHARE = 0.1
 """Weight that is chosen from the data, over the residual and the voxel edge."""
-
-REFRESH = 2
-"""Iterations between two updates of what the field is taken to be where it is not known."""
 
 WHOLE = 1.0 - 1e-4
 """Share of a ball from which on it counts as lying in the mask."""
@@ -82,21 +82,20 @@ def tgv(
     space = Spectral(problem.grid, ITERATIVE_PAD, problem.device)
     balls = _Balls(problem, space, params)
     weight = Weight(params.weight, SHARE, balls.problem)
-    hessian = balls.hessian()
-    split = GeneralisedVariation(space, hessian, weight.value, params.ratio_mm * weight.value, params.rho)
-    spectrum = torch.zeros_like(space.dipole, dtype=torch.complex64)
-    chi = old = torch.zeros_like(problem.field_ppm)
-    data, change, done = balls.pull(spectrum)[0], 1.0, 0
+    split = GeneralisedVariation(
+        space, balls.hessian(), weight.value, params.ratio_mm * weight.value, params.rho, relaxation=RELAXATION
+    )
+    chi = torch.zeros_like(problem.field_ppm)
+    change, done = 1.0, 0
     while balls.kernels and done < params.max_iter and change >= params.tolerance:
-        spectrum = split.spectrum(data)
+        spectrum = split.spectrum(balls.pull())
         whole = space.ifft(spectrum)
         old, chi = chi, whole[balls.part] * problem.mask
         change = relative_change(chi, old)
         split.shrink(whole)
-        if done % REFRESH == 0:
-            data, misfit = balls.pull(spectrum)
-            if weight.due(done):
-                split.set_weight(weight.renew(misfit))
+        misfit = balls.meet(spectrum)
+        if weight.due(done):
+            split.set_weight(weight.renew(misfit))
         done += 1
     seen = float(balls.problem.mask.sum()) / float(problem.mask.sum())
     info = {"change": change, "weight": weight.value, "seen": seen}
@@ -105,16 +104,16 @@ def tgv(
 
 
 class _Balls:
-    """The data terms: for every radius the voxels that use it, and the field less its means there."""
+    """The data terms, each with its split: for every radius the voxels that use it, and the field less its means."""
 
     def __init__(self, problem: Problem, space: Spectral, params: TgvParams) -> None:
-        self.space = space
+        self.space, self.fidelity = space, params.fidelity
         self.part = tuple(slice(0, n) for n in problem.grid.shape)
         self.kernels: list[torch.Tensor] = []
-        self.fields: list[torch.Tensor] = []
-        self.trusts: list[torch.Tensor] = []
-        self.largest = float(problem.weights.max()) ** 2
+        self.targets: list[torch.Tensor] = []
+        self.splits: list[DataSplit] = []
         free = problem.mask.clone()
+        total = torch.zeros_like(problem.field_ppm)
         inside, field = space.fft(problem.mask.to(torch.float32)), space.fft(problem.field_ppm)
         for radius in _radii(params, problem.grid):
             mean = smv_kernel(space.grid, radius, device=space.device)
@@ -122,27 +121,35 @@ class _Balls:
             if not bool(chosen.any()):
                 continue
             free &= ~chosen
+            local = (problem.field_ppm - space.ifft(field * mean)[self.part]) * chosen
+            term = FieldTerm(replace(problem, field_ppm=local, weights=problem.weights * chosen), params.fidelity)
             self.kernels.append((1.0 - mean) * space.dipole)
-            self.fields.append((problem.field_ppm - space.ifft(field * mean)[self.part]) * chosen)
-            self.trusts.append(problem.weights**2 * chosen / self.largest)
+            self.targets.append(space.pad(local))
+            self.splits.append(DataSplit(term, self.targets[-1], self.part, RELAXATION))
+            total += local
         seen = problem.mask & ~free
-        total = sum(self.fields, torch.zeros_like(problem.field_ppm))
-        self.problem = Problem(total, seen, problem.weights * seen, problem.grid, problem.box, problem.shape)
+        self.problem = replace(problem, field_ppm=total, mask=seen, weights=problem.weights * seen)
 
     def hessian(self) -> torch.Tensor:
-        """Of all data terms, as if every voxel took part in each with full weight."""
-        return sum((self.largest * kernel**2 for kernel in self.kernels), torch.zeros_like(self.space.dipole))
+        """Of the ties between the map and all splits."""
+        return sum((self.fidelity * kernel**2 for kernel in self.kernels), torch.zeros_like(self.space.dipole))
 
-    def pull(self, chi: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the terms pull a map (in k-space) to, in k-space; and the misfit in ppm of the measured voxels."""
-        total, misfit = torch.zeros_like(chi), torch.zeros_like(self.problem.field_ppm)
-        for kernel, field, trust in zip(self.kernels, self.fields, self.trusts, strict=True):
-            known = self.space.ifft(chi * kernel)
-            rest = (field - known[self.part]) * (trust > 0)
-            misfit += rest
-            known[self.part] += rest * trust
-            total += self.space.fft(known) * (kernel * self.largest)
-        return total, misfit
+    def pull(self) -> torch.Tensor:
+        """What the splits pull a map to, in k-space."""
+        total = torch.zeros_like(self.space.dipole, dtype=torch.complex64)
+        for kernel, target in zip(self.kernels, self.targets, strict=True):
+            total += self.space.fft(target).mul_(kernel)
+        return total.mul_(self.fidelity)
+
+    def meet(self, chi: torch.Tensor) -> torch.Tensor:
+        """Renew all splits for a map in k-space; the misfit in ppm of the measured voxels."""
+        misfit = torch.zeros_like(self.problem.field_ppm)
+        for number, (kernel, split) in enumerate(zip(self.kernels, self.splits, strict=True)):
+            local = self.space.ifft(chi * kernel)
+            misfit += split.term.misfit(local[self.part]) * (split.term.weights > 0)
+            split.meet(local)
+            self.targets[number] = split.pulled()
+        return misfit
 
 
 def _radii(params: TgvParams, grid: Grid) -> list[float]:

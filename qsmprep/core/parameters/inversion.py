@@ -169,13 +169,17 @@ class NltvParams:
 
 @dataclass(frozen=True)
 class NltgvParams:
-    """Parameters of nonlinear total-generalised-variation inversion (FANSI)."""
+    """Parameters of nonlinear total-generalised-variation inversion (FANSI).
+
+    A penalty of 0.1 without over-relaxation left strong sources far from the solution: with lesions at 7 T (seed 331)
+    34.0 % from the phase, 29.7 % now; on two heads without lesions 28.3 and 34.4, now 28.3 and 34.6 %.
+    """
 
     weight: float = parameter(0.0, "weight of the first order" + ALSO, unit="ppm mm", low=0.0, zero=FOLLOWS)
     ratio_mm: float = parameter(2.0, "weight of the second order over that of the first", unit="mm", low=0.0)
-    rho: float = parameter(0.1, "penalty of the gradients' splits, relative to a 1 mm grid; speed only", low=1e-6)
+    rho: float = parameter(0.03, "penalty of the gradients' splits, relative to a 1 mm grid; speed only", low=1e-6)
     fidelity: float = parameter(1.0, "penalty of the field's split; speed only", low=1e-6)
-    tolerance: float = parameter(1e-3, "relative change at which the iteration stops", low=0.0)
+    tolerance: float = parameter(2e-3, "relative change at which the iteration stops", low=0.0)
     max_iter: int = parameter(150, "ADMM iterations", low=1)
 
 
@@ -235,7 +239,12 @@ class CosmosParams:
 
 @dataclass(frozen=True)
 class TgvParams:
-    """Parameters of single-step inversion of the total field with total generalised variation."""
+    """Parameters of single-step inversion of the total field with total generalised variation.
+
+    With the field split off for every radius, 32.3 % on a simulated head from its phase (seed 321) and 35.0 % on one
+    with lesions (331); before, with the data term bounded from above instead, 37.1 and 46.4 % in as much time.
+    Weights of 0.5, 1 and 1.5 times that which is chosen gave 30.9, 32.3, 41.4 % and 35.6, 35.0, 40.9 %.
+    """
 
     weight: float = parameter(0.0, "weight of the first order" + ALSO, unit="ppm mm", low=0.0, zero=FOLLOWS)
     ratio_mm: float = parameter(2.0, "weight of the second order over that of the first", unit="mm", low=0.0)
@@ -243,6 +252,7 @@ class TgvParams:
         3.0, "smallest radius of the balls whose means are taken off (never below one voxel)", unit="mm", low=0.5
     )
     radius_max_mm: float = parameter(12.0, "largest radius, by doubling the smallest", unit="mm", low=0.5)
-    rho: float = parameter(0.1, "penalty of the gradients' splits, relative to a 1 mm grid; speed only", low=1e-6)
-    tolerance: float = parameter(1e-3, "relative change at which the iteration stops", low=0.0)
+    rho: float = parameter(0.03, "penalty of the gradients' splits, relative to a 1 mm grid; speed only", low=1e-6)
+    fidelity: float = parameter(1.0, "penalty of the fields' splits; speed only", low=1e-6)
+    tolerance: float = parameter(2e-3, "relative change at which the iteration stops", low=0.0)
     max_iter: int = parameter(200, "ADMM iterations", low=1)
