@@ -134,7 +134,7 @@ def check_offset(path: Path) -> None:
         When there are more than `MAX_OFFSET` bytes.
     """
     try:
-        with nib.openers.ImageOpener(path, "rb") as stream:
+        with nib.openers.ImageOpener(str(path), "rb") as stream:
             start = stream.read(176)
     except (OSError, EOFError, ValueError, zlib.error):
         return  # reading the header tells of it

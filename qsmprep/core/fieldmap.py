@@ -141,10 +141,12 @@ def robust(
 
     Minimises :math:`\sum_e m_e^2 a_e^2 / (1 + a_e^2/s_e^2)` by least squares whose weights follow the fit, with
     :math:`a_e` the wrapped phase of an echo less that of the fit, in :math:`[-\pi, \pi]`, and
-    :math:`s_e^2 = s^2 + (2.5\,\sigma/m_e)^2`: ``params.limit_rad`` and the noise of its phase. Thermal noise is not
+    :math:`s_e^2 = s^2 + (3\,\sigma/m_e)^2`: ``params.limit_rad`` and the noise of its phase. Thermal noise is not
     what spoils a phase near sinuses, vessels and lesions: the field varies within the voxel, the more the later the
     echo, and a weighted mean trusts late echoes most. So the fit starts from the first two echoes (three with an
-    offset) and takes in one after the other; of the unwrapped phase it sees the first ones only.
+    offset) and takes in one after the other; of the unwrapped phase it sees the first ones only. Voxels whose first
+    echoes say too little for that are fitted as by :func:`nonlinear`. Phase whose offset was not removed needs
+    ``params.fit_offset``; an offset of 0.5 rad is still borne.
 
     Parameters
     ----------
@@ -298,8 +300,7 @@ def _field_noise(echoes: Echoes, sigma: float, with_offset: bool, share: torch.T
     total = weight.sum(0).clamp_min(TINY)
     lever = t - (weight * t).sum(0) / total if with_offset else t
     spread = (weight * lever**2).sum(0).clamp_min(TINY)
-    loss = 1.0 if share is None else ((weight * share * lever**2).sum(0) / spread).sqrt()
-    noise = sigma * loss / (TWO_PI * spread.sqrt())
+    noise = sigma / (TWO_PI * spread.sqrt())
     # a field of which nothing is known is uniform over one period of the shortest interval
     interval = float(torch.diff(echoes.times).min()) if with_offset else float(echoes.times[0])
     return torch.where(total > TINY, noise, math.inf).clamp(max=1.0 / (interval * math.sqrt(12.0)))

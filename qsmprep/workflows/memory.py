@@ -21,6 +21,7 @@ BYTES: dict[str, tuple[float, float]] = {
     "background": (290, 0),
     "remainder": (400, 0),
     "invert_": (400, 0),
+    "invert_tgv": (510, 0),
     "reference_": (40, 0),
     "roi_": (120, 0),
     "labels_": (80, 0),

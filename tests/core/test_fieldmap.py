@@ -55,13 +55,14 @@ def test_magnitudes_in_any_byte_order(dtype):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_parts_do_not_matter(monkeypatch):
+@pytest.mark.parametrize("function", [nonlinear, robust])
+def test_parts_do_not_matter(function, monkeypatch):
     """Voxels are fitted some after the others: the same numbers with other parts."""
     case = simulate(FIVE, noise=0.03)
     given = (right_branch(case), case.phase_rad, case.magnitude, case.mask, FIVE)
-    whole = nonlinear(*given)
+    whole = function(*given)
     monkeypatch.setattr("qsmprep.core.echofit.PART", 97)
-    parts = nonlinear(*given)
+    parts = function(*given)
     for name in ("field_hz", "noise_hz", "residual", "offset_rad"):
         assert np.array_equal(getattr(parts, name), getattr(whole, name)), name
     assert parts.info == whole.info
@@ -288,13 +289,48 @@ def test_robust_loses_little_where_all_echoes_agree(te_s, noise):
     assert error[0] < 1.05 * error[1]
 
 
+@pytest.mark.parametrize("te_s", [FIVE, [0.0012 * k for k in range(1, 13)]], ids=["five", "twelve"])
+@pytest.mark.parametrize("noise", [0.2, 0.3, 0.5])
+def test_robust_is_as_nonlinear_where_the_first_echoes_say_too_little(te_s, noise):
+    """Dim voxels: what two echoes predict for the third is then worth nothing."""
+    case = simulate(te_s, noise=noise, offset=False)
+    given = (right_branch(case), case.phase_rad, case.magnitude, case.mask, te_s)
+    error = [
+        np.sqrt(np.mean((function(*given).field_hz - case.field_hz)[case.mask] ** 2))
+        for function in (robust, nonlinear)
+    ]
+    assert error[0] < 1.08 * error[1]
+
+
+def test_the_noise_map_knows_how_much_echoes_counted():
+    """Phases of 0.15 rad and more, so that many echoes count less although nothing is wrong with them."""
+    case = simulate(FIVE, noise=0.12, offset=False, shape=(36, 34, 30))
+    fit = robust(right_branch(case), case.phase_rad, case.magnitude, case.mask, FIVE, RobustParams(limit_rad=0.05))
+    z = ((fit.field_hz - case.field_hz) / np.where(case.mask, fit.noise_hz, 1))[case.mask]
+    assert np.std(z) == pytest.approx(1.0, abs=0.05)
+
+
+def test_robust_is_not_fooled_by_late_echoes_that_are_spoilt_nearly_everywhere():
+    """Their residual is no measure of the noise then."""
+    te_s = [*FIVE, 0.024]
+    case = simulate(te_s, noise=0.01, offset=False)
+    rng = np.random.default_rng(5)
+    phase, unwrapped = case.phase_rad.copy(), right_branch(case)
+    for echo in (3, 4, 5):
+        off = np.where(rng.random(case.mask.shape) < 0.8, rng.uniform(1.0, 2.5, case.mask.shape), 0).astype(np.float32)
+        phase[echo], unwrapped[echo] = wrap(phase[echo] + off), unwrapped[echo] + off
+    fit = robust(unwrapped, phase, case.magnitude, case.mask, te_s)
+    assert np.sqrt(np.mean((fit.field_hz - case.field_hz)[case.mask] ** 2)) < 1.0
+
+
 def test_robust_takes_the_turn_of_the_first_two_echoes():
     """Later echoes may be unwrapped wrongly; a field that is a turn off in the first two is another one."""
     case = simulate([0.004, 0.009, 0.014], noise=0.01, offset=False)
-    unwrapped = right_branch(case)
+    unwrapped, some = right_branch(case), np.indices(case.mask.shape).sum(0) % 7 == 0
     given = (case.phase_rad, case.magnitude, case.mask, case.te_s)
     expected = robust(unwrapped, *given).field_hz
-    unwrapped[2] += np.float32(2 * np.pi)
+    unwrapped[2] += np.float32(2 * np.pi) * some
     np.testing.assert_allclose(robust(unwrapped, *given).field_hz, expected, atol=0.02)
-    unwrapped[:2] += np.float32(2 * np.pi) * np.array([1, 2], np.float32)[:, None, None, None]
-    assert np.median(np.abs(robust(unwrapped, *given).field_hz - expected)[case.mask]) > 100
+    unwrapped[0] += np.float32(2 * np.pi) * some
+    unwrapped[1] += np.float32(4 * np.pi) * some
+    assert np.median(np.abs(robust(unwrapped, *given).field_hz - expected)[case.mask & some]) > 100

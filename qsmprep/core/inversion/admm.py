@@ -109,6 +109,6 @@ class TotalVariation:
 
 
 def relative_change(new: torch.Tensor, old: torch.Tensor) -> float:
-    """Norm of the change over the norm of the new volume (1 when the new one is zero)."""
-    size = float(torch.linalg.vector_norm(new))
-    return float(torch.linalg.vector_norm(new - old)) / size if size > 0 else 1.0
+    """Norm of the change over that of the new volume; of one that is zero, 0 where the old one was so too, else 1."""
+    size, change = float(torch.linalg.vector_norm(new)), float(torch.linalg.vector_norm(new - old))
+    return change / size if size > 0 else float(change > 0)

@@ -78,13 +78,14 @@ def ndi(
     space = Spectral(problem.grid, ITERATIVE_PAD, problem.device)
     scale = rad_per_ppm or DEFAULT_RAD_PER_PPM
     chi, misfit = descend(problem, space, params, scale)
-    weights2 = problem.weights**2
+    weights2, steps = problem.weights**2, params.max_iter
     if folds(problem.field_ppm, weights2, scale):
         other, left = descend(problem, space, params, scale, straight=math.ceil(STRAIGHT * params.max_iter))
+        steps += params.max_iter
         if phase_cost(left, weights2, scale) < phase_cost(misfit, weights2, scale):
             chi, misfit = other, left
     residual = float(torch.linalg.vector_norm(misfit * problem.weights)) / float(problem.mask.sum()) ** 0.5
-    return Susceptibility(problem.paste(space.ifft(chi)), params.max_iter, info={"residual_ppm": residual})
+    return Susceptibility(problem.paste(space.ifft(chi)), steps, info={"residual_ppm": residual})
 
 
 def descend(

@@ -88,7 +88,7 @@ def tgv(
     chi = torch.zeros_like(problem.field_ppm)
     change, done = 1.0, 0
     while balls.kernels and done < params.max_iter and change >= params.tolerance:
-        spectrum = split.spectrum(balls.pull())
+        spectrum = split.spectrum(balls.pull)
         whole = space.ifft(spectrum)
         old, chi = chi, whole[balls.part] * problem.mask
         change = relative_change(chi, old)
@@ -104,15 +104,18 @@ def tgv(
 
 
 class _Balls:
-    """The data terms, each with its split: for every radius the voxels that use it, and the field less its means."""
+    """The data terms, each with its split: for every radius the voxels that use it, and the field less its means.
+
+    ``pull`` is what the splits pull a map to, in k-space.
+    """
 
     def __init__(self, problem: Problem, space: Spectral, params: TgvParams) -> None:
         self.space, self.fidelity = space, params.fidelity
         self.part = tuple(slice(0, n) for n in problem.grid.shape)
         self.kernels: list[torch.Tensor] = []
-        self.targets: list[torch.Tensor] = []
         self.splits: list[DataSplit] = []
         free = problem.mask.clone()
+        self.pull = torch.zeros_like(space.dipole, dtype=torch.complex64)
         total = torch.zeros_like(problem.field_ppm)
         inside, field = space.fft(problem.mask.to(torch.float32)), space.fft(problem.field_ppm)
         for radius in _radii(params, problem.grid):
@@ -124,8 +127,9 @@ class _Balls:
             local = (problem.field_ppm - space.ifft(field * mean)[self.part]) * chosen
             term = FieldTerm(replace(problem, field_ppm=local, weights=problem.weights * chosen), params.fidelity)
             self.kernels.append((1.0 - mean) * space.dipole)
-            self.targets.append(space.pad(local))
-            self.splits.append(DataSplit(term, self.targets[-1], self.part, RELAXATION))
+            start = space.pad(local)
+            self.splits.append(DataSplit(term, start, self.part, RELAXATION))
+            self._pull_to(start, self.kernels[-1])
             total += local
         seen = problem.mask & ~free
         self.problem = replace(problem, field_ppm=total, mask=seen, weights=problem.weights * seen)
@@ -134,21 +138,19 @@ class _Balls:
         """Of the ties between the map and all splits."""
         return sum((self.fidelity * kernel**2 for kernel in self.kernels), torch.zeros_like(self.space.dipole))
 
-    def pull(self) -> torch.Tensor:
-        """What the splits pull a map to, in k-space."""
-        total = torch.zeros_like(self.space.dipole, dtype=torch.complex64)
-        for kernel, target in zip(self.kernels, self.targets, strict=True):
-            total += self.space.fft(target).mul_(kernel)
-        return total.mul_(self.fidelity)
+    def _pull_to(self, target: torch.Tensor, kernel: torch.Tensor) -> None:
+        """Add what a split pulls the map to, in k-space."""
+        self.pull += self.space.fft(target).mul_(kernel).mul_(self.fidelity)
 
     def meet(self, chi: torch.Tensor) -> torch.Tensor:
-        """Renew all splits for a map in k-space; the misfit in ppm of the measured voxels."""
+        """Renew all splits, and what they pull to, for a map in k-space; the misfit in ppm of the measured voxels."""
         misfit = torch.zeros_like(self.problem.field_ppm)
-        for number, (kernel, split) in enumerate(zip(self.kernels, self.splits, strict=True)):
+        self.pull.zero_()
+        for kernel, split in zip(self.kernels, self.splits, strict=True):
             local = self.space.ifft(chi * kernel)
             misfit += split.term.misfit(local[self.part]) * (split.term.weights > 0)
             split.meet(local)
-            self.targets[number] = split.pulled()
+            self._pull_to(split.pulled(), kernel)
         return misfit
 
 
