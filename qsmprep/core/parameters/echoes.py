@@ -77,9 +77,9 @@ class RobustParams:
     Susceptibility by TFI and WH-QSM from the phase of four phantom heads (seeds 321, 322, 323, 331), NRMSE with the
     nonlinear fit and with this one: 31.4, 31.3, 37.6, 29.7 -> 31.3, 30.7, 36.6, 28.6 %; of three scans of label maps:
     64.1, 50.7, 71.9 -> 62.0, 49.2, 56.9 %. Limits of 0.15, 0.3 and 0.5 rad gave 30.7, 30.7, 30.8 % on the second head,
-    28.9, 28.6, 28.4 % on the fourth and 55.9, 56.9, 59.4 % on the last scan. With the first and third echo alone nothing
-    is lost. Started from the first echo alone, in an earlier form, the fit was better on two scans and worse on one, and
-    on a real scan followed the flow in vessels.
+    28.9, 28.6, 28.4 % on the fourth and 55.9, 56.9, 59.4 % on the last scan. With the first and third echo alone
+    nothing is lost. Started from the first echo alone, in an earlier form, the fit was better on two scans and worse
+    on one, and on a real scan followed the flow in vessels.
     """
 
     fit_offset: bool = parameter(False, "fit a phase offset as well (for phase whose offset was not removed)")
