@@ -92,6 +92,8 @@ class WatchedMultiProc(MultiProcPlugin):
         self.pool = self._new_pool(self.processors)
         self.alone: list[Any] = []
         self.killed = False
+        self.signals: list[int] = []
+        self.starting = False
         self.news = threading.Event()
 
     def _new_pool(self, n: int) -> ProcessPoolExecutor:
@@ -161,12 +163,17 @@ class WatchedMultiProc(MultiProcPlugin):
         for mark in _marks(Path(node.output_dir())):  # of a run that was killed: it would be taken for one of this
             with suppress(OSError):
                 mark.unlink()
+        self.starting = True  # a signal now would leave a process behind that nobody knows of yet
         try:
-            if _is_apart(node):
-                return self._submit_alone(node, updatehash)
-            return super()._submit_job(node, updatehash)
+            send = self._submit_alone if _is_apart(node) else super()._submit_job
+            taskid = send(node, updatehash)
         except BrokenProcessPool:
             raise self._worker_was_killed() from None
+        finally:
+            self.starting = False
+        if self.signals:
+            raise Interrupted(self.signals[0])
+        return taskid
 
     def _submit_alone(self, node: Any, updatehash: bool) -> Any:
         """Give a step a process that ends with it, and takes along what only such steps import."""
@@ -257,7 +264,8 @@ def execute(workflow: Workflow, settings: Settings, tell: Callable[[StepState], 
 
     def interrupt(number: int, _: Any) -> None:
         signals.append(number)
-        raise Interrupted(number)
+        if not getattr(plugin, "starting", False):  # else it is raised once the process has started
+            raise Interrupted(number)
 
     def watch(node: Any, status: str) -> None:
         if signals:  # it came inside a step, and something there took it for a failure
@@ -276,6 +284,8 @@ def execute(workflow: Workflow, settings: Settings, tell: Callable[[StepState], 
             tell(step)
 
     plugin = _plugin(settings, watch)
+    if isinstance(plugin, WatchedMultiProc):
+        plugin.signals = signals
     gc.collect()
     gc.freeze()  # the plugin collects garbage at every turn; all that is here now it need not look through
     try:

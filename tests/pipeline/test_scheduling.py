@@ -6,7 +6,9 @@ import os
 import signal
 import threading
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nipype.interfaces.base import traits
@@ -239,3 +241,26 @@ class TestHashes:
             assert (str(tmp_path / name), content_hash(str(tmp_path / name))) in [found for _, found in described]
             values.append(value)
         assert values[0] == values[1] != values[2]
+
+
+def test_a_signal_while_a_process_starts_leaves_none_behind(naps, monkeypatch):
+    """It comes between the process and the moment that the pool knows of it; that process is ended as the others are,
+    and does not stumble over what is gone by then."""
+    begun: list[Any] = []
+    start = ForkServerProcess._Popen
+
+    def and_a_signal(process):
+        begun.append(start(process))
+        os.kill(os.getpid(), signal.SIGTERM)
+        return begun[-1]
+
+    monkeypatch.setattr(ForkServerProcess, "_Popen", staticmethod(and_a_signal))
+    graph, settings = naps(20.0)
+    with pytest.raises(engine.Interrupted):
+        engine.execute(graph, settings, lambda step: None)
+    assert begun
+    limit = time.monotonic() + 10
+    while any(popen.poll() is None for popen in begun):
+        assert time.monotonic() < limit, "a process was left behind"
+        time.sleep(0.05)
+    assert {popen.poll() for popen in begun} == {-signal.SIGKILL}
