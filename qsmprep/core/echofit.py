@@ -72,6 +72,11 @@ def line(
     return mean - rate * centre, rate
 
 
+def least_squares(echoes: Echoes, with_offset: bool) -> Fit:
+    """The line through the unwrapped phase of all echoes, weighted with the squared magnitude."""
+    return Fit(*line(echoes.unwrapped, echoes.magnitude**2, echoes.times, with_offset))
+
+
 def gauss_newton(echoes: Echoes, start: Fit, with_offset: bool, params: NonlinearParams) -> Fit:
     """Fit the complex signal; voxels that have come to rest are left alone."""
     offset, rate = start.offset.clone(), start.rate.clone()
@@ -98,8 +103,8 @@ def robust_line(echoes: Echoes, sigma: float, with_offset: bool, params: RobustP
 
     ``sigma`` is the noise of the images in the unit of the magnitude. The fit begins with the first two echoes (three
     with an offset), so that late ones, which turn the most and are spoilt first, have to agree with early ones; the
-    first one alone will not do, since what flows has another phase there. An echo that comes in may at first be off by
-    what the fit so far can miss it by.
+    first one alone will not do, since what flows has another phase there. Where the first ones predict too little
+    (:data:`MOST_UNCERTAIN_RAD`), the fit is the nonlinear one.
     """
     signal = echoes.magnitude**2
     signal = torch.where(signal.sum(0) > 0, signal, torch.ones_like(signal))
@@ -130,8 +135,7 @@ def _plain(echoes: Echoes, voxels: torch.Tensor, with_offset: bool) -> Fit:
     """The nonlinear fit of some voxels."""
     unwrapped, phase, magnitude = (volume[:, voxels] for volume in (echoes.unwrapped, echoes.phase, echoes.magnitude))
     some = Echoes(unwrapped, phase, magnitude, echoes.scale, echoes.times)
-    start = Fit(*line(some.unwrapped, some.magnitude**2, some.times, with_offset))
-    return gauss_newton(some, start, with_offset, NonlinearParams())
+    return gauss_newton(some, least_squares(some, with_offset), with_offset, NonlinearParams())
 
 
 def _uncertain(weight: torch.Tensor, times: torch.Tensor, count: int, with_offset: bool) -> torch.Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qsmprep.core.echofit import TINY, Echoes, Fit, gauss_newton, line, robust_line
+from qsmprep.core.echofit import TINY, Echoes, Fit, gauss_newton, least_squares, line, robust_line
 from qsmprep.core.noise import noise_from_air, noise_from_detail, noise_from_fit
 from qsmprep.core.parameters import NonlinearParams, RobustParams, WeightedParams
 from qsmprep.core.results import FieldMap
@@ -23,10 +23,11 @@ TWO_PI = 2.0 * math.pi
 
 @dataclass(frozen=True)
 class _Given:
-    """Checked inputs, and the noise of the images."""
+    """Checked inputs, whether an offset is fitted, and the noise of the images."""
 
     echoes: Echoes
     mask: NDArray[np.bool_]
+    with_offset: bool
     sigma: float
     sigma_from: str
 
@@ -74,13 +75,12 @@ def weighted(
         For shapes that do not fit, numbers that are not finite, an empty mask, or bad echo times.
     """
     params = params or WeightedParams()
-    given = _prepare(unwrapped_rad, phase_rad, magnitude, mask, te_s)
-    with_offset = params.fit_offset and len(te_s) > 1
+    given = _prepare(unwrapped_rad, phase_rad, magnitude, mask, te_s, params.fit_offset)
 
     def fit(echoes: Echoes) -> Fit:
-        return Fit(*line(echoes.unwrapped, echoes.magnitude**2, echoes.times, with_offset))
+        return least_squares(echoes, given.with_offset)
 
-    return _result(given, fit, with_offset, {"method": "weighted"})
+    return _result(given, fit, "weighted")
 
 
 def nonlinear(
@@ -119,14 +119,13 @@ def nonlinear(
     Liu et al., Magn Reson Med 2013;69:467-476. doi:10.1002/mrm.24272
     """
     params = params or NonlinearParams()
-    given = _prepare(unwrapped_rad, phase_rad, magnitude, mask, te_s)
-    with_offset = params.fit_offset and len(te_s) > 1
+    given = _prepare(unwrapped_rad, phase_rad, magnitude, mask, te_s, params.fit_offset)
 
     def fit(echoes: Echoes) -> Fit:
-        start = Fit(*line(echoes.unwrapped, echoes.magnitude**2, echoes.times, with_offset))
-        return gauss_newton(echoes, start, with_offset, params) if len(te_s) > 1 else start
+        start = least_squares(echoes, given.with_offset)
+        return gauss_newton(echoes, start, given.with_offset, params) if len(te_s) > 1 else start
 
-    return _result(given, fit, with_offset, {"method": "nonlinear"})
+    return _result(given, fit, "nonlinear")
 
 
 def robust(
@@ -169,17 +168,15 @@ def robust(
     .. [1] Holland & Welsch, Commun. Stat. 6:813 (1977), doi:10.1080/03610927708827533 (weights that follow the fit)
     """
     params = params or RobustParams()
-    given = _prepare(unwrapped_rad, phase_rad, magnitude, mask, te_s)
-    with_offset = params.fit_offset and len(te_s) > 1
-
+    given = _prepare(unwrapped_rad, phase_rad, magnitude, mask, te_s, params.fit_offset)
     # late echoes that are spoilt must not pass for noise
     early = _residual_noise(given.echoes, 3) if len(te_s) > 3 else given.sigma
     sigma = min(given.sigma, early)
 
     def fit(echoes: Echoes) -> Fit:
-        return robust_line(echoes, sigma, with_offset, params)
+        return robust_line(echoes, sigma, given.with_offset, params)
 
-    return _result(given, fit, with_offset, {"method": "robust"})
+    return _result(given, fit, "robust")
 
 
 def count_residual_wraps(unwrapped_rad: FloatArray, mask: NDArray[np.bool_]) -> int:
@@ -218,6 +215,7 @@ def _prepare(
     magnitude: FloatArray | None,
     mask: NDArray[np.bool_],
     te_s: Sequence[float],
+    fit_offset: bool,
 ) -> _Given:
     inside, times = np.asarray(mask, dtype=bool), np.asarray(te_s, dtype=float)
     shape = (len(times), *inside.shape)
@@ -241,7 +239,7 @@ def _prepare(
         raise DataError("the magnitude is zero throughout the mask", expected="signal")
     unwrapped, phase, size = (_voxels(a, inside) for a in (unwrapped_rad, phase_rad, weight))
     echoes = Echoes(unwrapped, phase, size, scale, torch.from_numpy(times))
-    return _Given(echoes, inside, *_noise(echoes, weight, np.asarray(phase_rad), inside))
+    return _Given(echoes, inside, fit_offset and len(times) > 1, *_noise(echoes, weight, np.asarray(phase_rad), inside))
 
 
 def _voxels(echoes: FloatArray, mask: NDArray[np.bool_]) -> torch.Tensor:
@@ -271,7 +269,7 @@ def _residual_noise(echoes: Echoes, count: int) -> float:
     return noise_from_fit(torch.cat(left, dim=1).cpu().numpy(), count - 2)
 
 
-def _result(given: _Given, fit: Callable[[Echoes], Fit], with_offset: bool, info: dict[str, Any]) -> FieldMap:
+def _result(given: _Given, fit: Callable[[Echoes], Fit], method: str) -> FieldMap:
     """Fit all voxels, some after the others, and put them where they belong."""
     found: list[tuple[torch.Tensor, ...]] = []
     iterations = 0
@@ -280,16 +278,15 @@ def _result(given: _Given, fit: Callable[[Echoes], Fit], with_offset: bool, info
         iterations = max(iterations, made.iterations)
         wrapped = made.offset - TWO_PI * torch.round(made.offset / TWO_PI)
         residual = _relative_residual(echoes, made.offset, made.rate)
-        noise = _field_noise(echoes, given.sigma, with_offset, made.share)
+        noise = _field_noise(echoes, given.sigma, given.with_offset, made.share)
         found.append(tuple(v.to(torch.float32) for v in (made.rate / TWO_PI, noise, residual, wrapped)))
     volumes = []
     for values in zip(*found, strict=True):
         volume = np.zeros(given.mask.shape, np.float32)
         volume[given.mask] = torch.cat(values).cpu().numpy()
         volumes.append(volume)
-    if iterations:
-        info = {**info, "iterations": iterations}
-    info |= {"fit_offset": with_offset, "noise_from": given.sigma_from, "noise_relative": given.sigma}
+    info: dict[str, Any] = {"method": method} | ({"iterations": iterations} if iterations else {})
+    info |= {"fit_offset": given.with_offset, "noise_from": given.sigma_from, "noise_relative": given.sigma}
     return FieldMap(volumes[0], volumes[1], volumes[2], volumes[3], info)
 
 
