@@ -119,5 +119,6 @@ def test_likeliest_weight_does_not_depend_on_the_order_of_the_axes():
 
 def test_the_methods_text_tells_how_the_weight_was_chosen():
     method = METHODS.get("inversion", "tv")
-    assert "weight chosen from the residual)" in method.describe(method.configure({"weight": 0}))
-    assert "weight 0.0003 ppm mm)" in method.describe(method.configure({"weight": 3e-4}))
+    told = method.describe(method.configure({"weight": 0}))
+    assert "(weight chosen from the residual, of which the steepest edges kept 0.5)" in told
+    assert "(weight 0.0003 ppm mm, of which" in method.describe(method.configure({"weight": 3e-4}))

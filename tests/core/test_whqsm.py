@@ -76,7 +76,7 @@ def test_agrees_with_the_published_alternation():
     expected, h = alternating(RAD_PER_PPM * field, weights**2, mask, **settings, iterations=600)
     space, errors = Spectral(CUBE, 1.0, "cpu"), []
     for iterations in (30, 400):
-        params = WhqsmParams(weight, beta, rho, muh, tolerance=0.0, max_iter=iterations)
+        params = WhqsmParams(weight, 1.0, beta, rho, muh, tolerance=0.0, max_iter=iterations)
         errors.append(nrmse(solve(problem, space, params, RAD_PER_PPM).chi_ppm, expected / RAD_PER_PPM, mask))
     split, term = TotalVariation(space, space.dipole**2, weight, rho), PhaseTerm(problem, RAD_PER_PPM, 1.0)
     held = Weight(weight, 0.1, problem)
@@ -161,8 +161,8 @@ def test_a_whole_local_field_is_not_taken_apart():
     assert found.iterations > plain.iterations, "both are counted"
 
 
-@pytest.mark.parametrize("background", ["pdf", "resharp", "tfi"])
-def test_what_background_removal_leaves_is_taken_off(background):
+@pytest.mark.parametrize(("background", "most"), [("pdf", 0.7), ("resharp", 0.7), ("tfi", 0.8)])
+def test_what_background_removal_leaves_is_taken_off(background, most):
     """What these methods remove holds the harmonic part of the local field: the opposite is left to find."""
     grid = Grid((48, 52, 40), (1.0, 1.0, 1.0), (0.0, 0.2, 1.0))
     field, mask, chi, _ = head(grid, seed=2)
@@ -175,7 +175,7 @@ def test_what_background_removal_leaves_is_taken_off(background):
     assert np.array_equal(found.remainder_ppm, sure.remainder_ppm)
     inside = local.mask
     left = (local.field_ppm - field)[inside]
-    assert np.std(left - found.remainder_ppm[inside]) < 0.7 * np.std(left)
+    assert np.std(left - found.remainder_ppm[inside]) < most * np.std(left)
     plain = invert("nltv", local.field_ppm, inside, grid).chi_ppm
     assert nrmse(found.chi_ppm, chi, inside) < 0.75 * nrmse(plain, chi, inside)
 

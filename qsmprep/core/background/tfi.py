@@ -13,6 +13,7 @@ from qsmprep.core.background.common import Problem, prepare
 from qsmprep.core.background.lbv import harmonic_inside
 from qsmprep.core.dipole import convolve, dipole_kernel, padded_shape
 from qsmprep.core.grid import Grid
+from qsmprep.core.inversion.edges import flatness, on_faces
 from qsmprep.core.inversion.problem import Spectral, add_adjoint, difference
 from qsmprep.core.multiresolution import block_mean, divisible_shape, interpolate, join, joined
 from qsmprep.core.parameters import LbvParams, TfiParams
@@ -42,8 +43,9 @@ def tfi(
     r"""Split the total field by total field inversion.
 
     Finds sources :math:`\chi` in and around the mask :math:`M` that minimise
-    :math:`\frac{1}{2}\|W(F - D\chi)\|^2 + \lambda\|M\nabla\chi\|_1 + \frac{\mu}{2}\|(1 - M)\chi\|^2`: inside,
-    piecewise constant; outside, free but small. Both are found together, so what a harmonic function
+    :math:`\frac{1}{2}\|W(F - D\chi)\|^2 + \lambda\|MP\nabla\chi\|_1 + \frac{\mu}{2}\|(1 - M)\chi\|^2`: inside,
+    piecewise constant; outside, free but small. :math:`P` spares edges, see
+    :func:`qsmprep.core.inversion.edges.flatness`. Both are found together, so what a harmonic function
     can explain is not taken from the sources inside, as it is by methods that remove the background
     first, and nothing of the mask is lost. The local field is that of the sources inside, relative to
     their mean over the mask; it holds no noise that a source cannot make. With ``params.model`` false
@@ -206,11 +208,15 @@ class _Sources:
         """Weight of the squared difference across every face within the mask, for each axis."""
         chi = self.space.ifft(self.spectrum)[self.part]
         inside = self.mask.to(torch.float32)
+        least = self.params.edge_weight
+        shares = flatness(chi, self.mask, self.grid.voxel_mm, least) if least < 1 else None
         scales = []
         for axis, mm in enumerate(self.space.grid.voxel_mm):
             rounded = difference(chi, axis, mm).square_().add_(edge**2).sqrt_()
             faces = inside * torch.roll(inside, -1, axis)
             faces.narrow(axis, -1, 1).zero_()
+            if shares is not None:
+                faces.mul_(on_faces(shares, axis))
             scales.append(faces.mul_(self.params.weight / mm**2).div_(rounded))
         return scales
 

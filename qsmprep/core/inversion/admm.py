@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from qsmprep.core.inversion.problem import Spectral, add_adjoint, difference
@@ -61,6 +63,12 @@ class TotalVariation:
         self.sums = [torch.zeros(shape, device=space.device) for _ in range(3)]
         self.pull: torch.Tensor | None = None
         self._begun = False
+        self.shares: torch.Tensor | None = None
+        self._shared: torch.Tensor | None = None
+
+    def share(self, shares: torch.Tensor | None) -> None:
+        r"""Go on with a part of :math:`\lambda` in every voxel (padded grid; a face has the smaller of two)."""
+        self.shares = shares
 
     def set_weight(self, weight: float) -> None:
         r"""Go on with another :math:`\lambda`."""
@@ -94,8 +102,10 @@ class TotalVariation:
         spare = torch.empty_like(self.pull)
         relax = self.relaxation
         for axis, mm in enumerate(self.space.grid.voxel_mm):
-            weight, multiplier = self.weights[axis], self.sums[axis]
-            before, most = (limit if weight is None else limit * weight for limit in (self._limited, self.limit))
+            multiplier = self.sums[axis]
+            before = most = self._most(self.limit, self.shares, axis)
+            if self._limited != self.limit or self._shared is not self.shares:
+                before = self._most(self._limited, self._shared, axis)
             total = difference(chi, axis - 3, mm, out=spare)
             if relax != 1.0:
                 torch.lerp(multiplier, total, relax, out=total)
@@ -105,7 +115,15 @@ class TotalVariation:
             torch.add(total, multiplier, alpha=-2.0, out=multiplier)
             add_adjoint(self.pull, multiplier, axis - 3, self.rho / mm)
             self.sums[axis], spare = total, multiplier
-        self._limited = self.limit
+        self._limited, self._shared = self.limit, self.shares
+
+    def _most(self, limit: float, shares: torch.Tensor | None, axis: int) -> Any:
+        """What the multipliers along an axis are limited to."""
+        faces = self.weights[axis]
+        if shares is not None:
+            spared = torch.minimum(shares, shares.roll(-1, axis - 3))
+            faces = spared if faces is None else spared * faces
+        return limit if faces is None else limit * faces
 
 
 def relative_change(new: torch.Tensor, old: torch.Tensor) -> float:

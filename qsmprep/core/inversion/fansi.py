@@ -9,14 +9,15 @@ import torch
 from qsmprep.core.grid import Grid
 from qsmprep.core.inversion.admm import RELAXATION, TotalVariation, relative_change
 from qsmprep.core.inversion.auto import Weight
+from qsmprep.core.inversion.edges import Sparing, share_of
 from qsmprep.core.inversion.generalised import GeneralisedVariation
 from qsmprep.core.inversion.phaseterm import DataSplit, DataTerm, PhaseTerm
 from qsmprep.core.inversion.problem import DEFAULT_RAD_PER_PPM, ITERATIVE_PAD, Problem, Spectral, Volume, prepare
 from qsmprep.core.parameters import NltgvParams, NltvParams, TvParams
 from qsmprep.core.results import Susceptibility
 
-SHARE = 0.1
-"""Weight that is chosen from the data, over the residual and the voxel edge."""
+GENERALISED_SHARE = 0.1
+"""Weight of the generalised penalty that is chosen from the data, over the residual and the voxel edge."""
 
 
 class Split(Protocol):
@@ -48,10 +49,11 @@ def nltv(
 ) -> Susceptibility:
     r"""Susceptibility with a total-variation penalty, from the complex signal.
 
-    Minimises :math:`\frac{1}{2s^2}\|W(e^{\mathrm{i}sD\chi} - e^{\mathrm{i}sf})\|^2 + \lambda\|\nabla\chi\|_1` with
+    Minimises :math:`\frac{1}{2s^2}\|W(e^{\mathrm{i}sD\chi} - e^{\mathrm{i}sf})\|^2 + \lambda\|P\nabla\chi\|_1` with
     the gradient per mm, :math:`s` the phase of 1 ppm and :math:`W` zero outside the mask. Both the
     gradient and the field are split off; the field's part is solved by Newton's method in every voxel.
-    In terms of the phase, the weight of FANSI is :math:`s\lambda` at voxels of 1 mm.
+    In terms of the phase, the weight of FANSI is :math:`s\lambda` at voxels of 1 mm. :math:`P` is that of
+    :func:`qsmprep.core.inversion.tv.tv`; FANSI's is 1 (``edge_weight`` 1).
 
     Parameters
     ----------
@@ -97,10 +99,11 @@ def nltv(
 
 def total_variation(problem: Problem, space: Spectral, params: NltvParams | TvParams, term: DataTerm) -> Susceptibility:
     """The map with a total-variation penalty for either data term, see :func:`nltv`."""
-    weight = Weight(params.weight, SHARE, problem)
+    weight = Weight(params.weight, share_of(params.edge_weight), problem)
     hessian = params.fidelity * space.dipole**2
     split = TotalVariation(space, hessian, weight.value, params.rho, relaxation=RELAXATION)
-    return solve(problem, space, split, term, params, weight, RELAXATION)
+    sparing = Sparing(split, problem.mask, params.edge_weight)
+    return solve(problem, space, split, term, params, weight, RELAXATION, sparing)
 
 
 def nltgv(
@@ -160,7 +163,7 @@ def nltgv(
         field_ppm, mask, grid, weights=weights, magnitude=magnitude, rad_per_ppm=rad_per_ppm, device=device
     )
     space = Spectral(problem.grid, ITERATIVE_PAD, problem.device)
-    weight = Weight(params.weight, SHARE, problem)
+    weight = Weight(params.weight, GENERALISED_SHARE, problem)
     hessian = params.fidelity * space.dipole**2
     split = GeneralisedVariation(
         space, hessian, weight.value, params.ratio_mm * weight.value, params.rho, relaxation=RELAXATION
@@ -177,6 +180,7 @@ def solve(
     params: NltvParams | NltgvParams | TvParams,
     weight: Weight,
     relaxation: float = 1.0,
+    sparing: Sparing | None = None,
 ) -> Susceptibility:
     """Alternate between the map, the penalty's split and the data term's split until the map stands still.
 
@@ -192,6 +196,8 @@ def solve(
         Of the penalty.
     relaxation : float
         Over-relaxation of the data term's split; the penalty's is its own.
+    sparing : Sparing, optional
+        Of the edges by the penalty.
 
     Returns
     -------
@@ -215,7 +221,9 @@ def solve(
         spectrum *= space.dipole
         target = space.ifft(spectrum)
         del spectrum
-        if done >= params.max_iter or change < params.tolerance:
+        settled = change < params.tolerance
+        renewed = sparing is not None and sparing.renew(chi, done, settled)
+        if done >= params.max_iter or (settled and not renewed):
             break
         if weight.due(done):
             split.set_weight(weight.renew(term.misfit(target[part])))

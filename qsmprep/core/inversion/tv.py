@@ -23,11 +23,15 @@ def tv(
 ) -> Susceptibility:
     r"""Susceptibility with a total-variation penalty.
 
-    Minimises :math:`\frac{1}{2}\|W(D\chi - f)\|^2 + \lambda\|\nabla\chi\|_1` with the gradient per mm,
+    Minimises :math:`\frac{1}{2}\|W(D\chi - f)\|^2 + \lambda\|P\nabla\chi\|_1` with the gradient per mm,
     where the weights :math:`W` are zero outside the mask: the field there is not taken to be zero, it
     is unknown, and sources outside the mask may explain what background removal left.
     Both the gradient and the field are split off, and over-relaxed: every step is of closed form, in k-space or in
     every voxel.
+
+    :math:`P` is 1 where the map is flat and falls to ``params.edge_weight`` where it is steepest
+    (:func:`qsmprep.core.inversion.edges.flatness`): it follows the map a few times while that is found [4]_. Veins,
+    nuclei and lesions, which the penalty would otherwise make weaker, keep their strength.
 
     Parameters
     ----------
@@ -63,6 +67,7 @@ def tv(
     .. [2] Milovic et al., Magn. Reson. Med. 80:814 (2018), doi:10.1002/mrm.27073
     .. [3] Boyd et al., Found. Trends Mach. Learn. 3:1 (2011), section 3.4.3 (over-relaxation),
        doi:10.1561/2200000016
+    .. [4] Candès et al., J. Fourier Anal. Appl. 14:877 (2008), doi:10.1007/s00041-008-9045-x
     """
     params = params or TvParams()
     problem = prepare(

@@ -11,13 +11,11 @@ from qsmprep.core.grid import Grid
 from qsmprep.core.inversion import fansi
 from qsmprep.core.inversion.admm import RELAXATION, TotalVariation, relative_change
 from qsmprep.core.inversion.auto import Weight, robust_sd
+from qsmprep.core.inversion.edges import Sparing, share_of
 from qsmprep.core.inversion.phaseterm import DataSplit, PhaseTerm
 from qsmprep.core.inversion.problem import DEFAULT_RAD_PER_PPM, ITERATIVE_PAD, Problem, Spectral, Volume, prepare
 from qsmprep.core.parameters import KeepParams, NltvParams, WhqsmParams
 from qsmprep.core.results import LocalField, Susceptibility
-
-SHARE = 0.1
-"""Weight that is chosen from the data, over the residual and the voxel edge."""
 
 ALIKE = 0.2
 """Slope of the map's field over the nearly harmonic one above which the latter is a part of the local field.
@@ -48,10 +46,11 @@ def whqsm(
 
     Minimises
     :math:`\frac{1}{2s^2}\|W(e^{\mathrm{i}s(D\chi + h)} - e^{\mathrm{i}sf})\|^2 + \frac{\beta}{2}\|M\Delta h\|^2
-    + \lambda\|\nabla\chi\|_1` over the map :math:`\chi` and the field :math:`h`, with :math:`M` the mask, derivatives
+    + \lambda\|P\nabla\chi\|_1` over the map :math:`\chi` and the field :math:`h`, with :math:`M` the mask, derivatives
     per mm and :math:`s` the phase of 1 ppm. Sources outside the mask make harmonic fields inside, so
     :math:`h` takes what background removal left of them. Unlike in the first publication, map and
     :math:`h` are solved for together at every point of k-space, and sources of the map may lie outside the mask.
+    :math:`P` spares edges, see :func:`qsmprep.core.inversion.tv.tv`.
 
     The phase forgives a voxel whose field is far off. For methods that do not, such a misfit counts as
     remainder too, as far as it exceeds ``params.outliers`` robust standard deviations over the voxel's weight;
@@ -109,7 +108,7 @@ def whqsm(
     result = solve(problem, space, params, rad_per_ppm or DEFAULT_RAD_PER_PPM)
     alike = result.info["harmonic_alike"]
     if params.harmonic == "auto" and alike > ALIKE:
-        nltv = NltvParams(weight=params.weight)
+        nltv = NltvParams(weight=params.weight, edge_weight=params.edge_weight)
         term = PhaseTerm(problem, rad_per_ppm or DEFAULT_RAD_PER_PPM, nltv.fidelity)
         plain = fansi.total_variation(problem, space, nltv, term)
         info = {**plain.info, "harmonic_ppm": 0.0, "harmonic_alike": alike}
@@ -209,10 +208,11 @@ def solve(problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: f
     term = PhaseTerm(problem, rad_per_ppm, params.fidelity)
     harmonic = _Harmonic(problem, space, params)
     factor = harmonic.left_to_map() * space.dipole
-    weight = Weight(params.weight, SHARE, problem)
+    weight = Weight(params.weight, share_of(params.edge_weight), problem)
     hessian = factor * harmonic.laplacian * space.dipole
     split = TotalVariation(space, hessian, weight.value, params.rho, relaxation=RELAXATION)
     del hessian
+    sparing = Sparing(split, problem.mask, params.edge_weight)
     target, old = space.pad(problem.field_ppm), torch.zeros_like(problem.field_ppm)
     data_split = DataSplit(term, target, part, RELAXATION)
     change, done = 1.0, 0
@@ -227,7 +227,9 @@ def solve(problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: f
         background = harmonic.solve(wanted.sub_(spectrum))
         target = space.ifft(spectrum.add_(background))
         del spectrum, wanted
-        if done >= params.max_iter or change < params.tolerance:
+        settled = change < params.tolerance
+        renewed = sparing.renew(chi, done, settled)
+        if done >= params.max_iter or (settled and not renewed):
             break
         if weight.due(done):
             split.set_weight(weight.renew(term.misfit(target[part])))
@@ -239,7 +241,7 @@ def solve(problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: f
         del chi
         target = data_split.pulled()
         done += 1
-    del split, harmonic, factor, data_split
+    del split, sparing, harmonic, factor, data_split
     harmonic_ppm, found = space.ifft(background)[part] * problem.mask, target[part]
     del background
     info = {

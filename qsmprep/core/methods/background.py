@@ -13,8 +13,9 @@ METHODS = (
         "qsmprep.core.background.tfi:tfi",
         p.TfiParams,
         "The field of sources inside the mask was told from that of sources outside by total field inversion "
-        "(total-variation weight {weight:g} mm) after the Laplacian boundary value problem had been solved",
-        ("liu2017", "zhou2014"),
+        "(total-variation weight {weight:g} mm, of which the steepest edges kept {edge_weight:g}) after the Laplacian "
+        "boundary value problem had been solved",
+        ("liu2017", "zhou2014", "candes2008"),
     ),
     Method(
         "background",

@@ -44,9 +44,9 @@ METHODS = (
         "WH-QSM",
         "qsmprep.core.inversion.whqsm:whqsm",
         p.WhqsmParams,
-        "Susceptibility was computed with weak-harmonic regularisation (total variation {weight}, "
-        "harmonic field {beta:g} mm^4)",
-        ("milovic2019",),
+        "Susceptibility was computed with weak-harmonic regularisation (total variation {weight}, of which the "
+        "steepest edges kept {edge_weight:g}; harmonic field {beta:g} mm^4)",
+        ("milovic2019", "candes2008"),
         takes="remainder",
     ),
     Method(
@@ -55,8 +55,9 @@ METHODS = (
         "TV",
         "qsmprep.core.inversion.tv:tv",
         p.TvParams,
-        "Susceptibility was computed with total-variation regularisation by ADMM (weight {weight})",
-        ("bilgic2014",),
+        "Susceptibility was computed with total-variation regularisation by ADMM (weight {weight}, of which the "
+        "steepest edges kept {edge_weight:g})",
+        ("bilgic2014", "candes2008"),
     ),
     Method(
         "inversion",
@@ -128,8 +129,9 @@ METHODS = (
         "nonlinear TV",
         "qsmprep.core.inversion.fansi:nltv",
         p.NltvParams,
-        "Susceptibility was computed with a nonlinear data term and total variation (FANSI; weight {weight})",
-        ("milovic2018",),
+        "Susceptibility was computed with a nonlinear data term and total variation (FANSI; weight {weight}, "
+        "of which the steepest edges kept {edge_weight:g})",
+        ("milovic2018", "candes2008"),
     ),
     Method(
         "inversion",

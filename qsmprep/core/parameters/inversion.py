@@ -8,6 +8,7 @@ from qsmprep.core.registry import parameter
 
 FOLLOWS = "chosen from the residual"
 ALSO = "; 0 chooses it from the residual of the fit"
+EDGE_WEIGHT = "part of the weight that is left where the map is steepest; 1 for the same everywhere"
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class TvParams:
     """
 
     weight: float = parameter(0.0, "weight of the total variation" + ALSO, unit="ppm mm", low=0.0, zero=FOLLOWS)
+    edge_weight: float = parameter(0.5, EDGE_WEIGHT, low=1e-3, high=1.0)
     rho: float = parameter(0.02, "penalty of the gradient's split, relative to a 1 mm grid; speed only", low=1e-6)
     fidelity: float = parameter(1.0, "penalty of the field's split; speed only", low=1e-6)
     tolerance: float = parameter(3e-3, "relative change at which the iteration stops", low=0.0)
@@ -161,6 +163,7 @@ class NltvParams:
     """Parameters of nonlinear total-variation inversion (FANSI)."""
 
     weight: float = parameter(0.0, "weight of the total variation" + ALSO, unit="ppm mm", low=0.0, zero=FOLLOWS)
+    edge_weight: float = parameter(0.5, EDGE_WEIGHT, low=1e-3, high=1.0)
     rho: float = parameter(0.02, "penalty of the gradient's split, relative to a 1 mm grid; speed only", low=1e-6)
     fidelity: float = parameter(1.0, "penalty of the field's split; speed only", low=1e-6)
     tolerance: float = parameter(3e-3, "relative change at which the iteration stops", low=0.0)
@@ -202,6 +205,7 @@ class WhqsmParams:
     """
 
     weight: float = parameter(0.0, "weight of the total variation" + ALSO, unit="ppm mm", low=0.0, zero=FOLLOWS)
+    edge_weight: float = parameter(0.5, EDGE_WEIGHT, low=1e-3, high=1.0)
     beta: float = parameter(
         300.0, "weight of the squared Laplacian of the field that is nearly harmonic", unit="mm^4", low=0.0
     )
