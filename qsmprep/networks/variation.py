@@ -39,9 +39,9 @@ def variation_maps(
     """Susceptibility with a strong and with a weak total-variation penalty.
 
     Edges of the magnitude are spared, as in MEDI (doi:10.1002/mrm.22816). The function that
-    :func:`qsmprep.core.inversion.tv.tv` minimises, at fixed numbers of steps and with weights dealt with by
-    majorisation, the second stage going on from the first. Two maps, since which is better depends on noise and
-    mismatch, from place to place.
+    :func:`qsmprep.core.inversion.tv.tv` minimises with ``edge_weight`` 1, at fixed numbers of steps and with weights
+    dealt with by majorisation, the second stage going on from the first. Two maps, since which is better depends on
+    noise and mismatch, from place to place.
 
     Parameters
     ----------

@@ -224,26 +224,37 @@ def test_admm_solves_a_denoising_problem_known_in_closed_form():
     torch.testing.assert_close(chi, expected, atol=2e-4, rtol=0)
 
 
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("batch", [(), (2,)])
 @pytest.mark.parametrize("relaxation", [1.0, 1.7])
-def test_a_new_weight_leaves_the_multipliers(relaxation):
-    """Against the split written out with the multiplier kept by itself; over-relaxation and a weight that changes."""
+def test_a_new_weight_leaves_the_multipliers(relaxation, batch, given):
+    """Against the split written out with the multiplier kept by itself; over-relaxation, and a weight that changes as a
+    whole, and for each voxel beside faces that were given."""
     grid = Grid((6, 5, 4), (0.5, 1.0, 2.0))
     space = Spectral(grid, 1.0, "cpu")
-    split = TotalVariation(space, torch.ones_like(space.dipole), weight=0.3, rho=1.0, relaxation=relaxation)
     rng = np.random.default_rng(0)
-    multipliers, splits = np.zeros((2, 3, *space.shape))
-    for weight in (0.3, 0.3, 0.05, 0.2):
+    fixed = [rng.uniform(0.2, 1, space.shape) if given else np.ones(space.shape) for _ in range(3)]
+    faces = [torch.from_numpy(face.astype(np.float32)) for face in fixed] if given else None
+    hessian = torch.ones_like(space.dipole)
+    split = TotalVariation(space, hessian, 0.3, 1.0, faces, batch, relaxation)
+    multipliers, splits = np.zeros((2, 3, *batch, *space.shape))
+    shares = np.ones(space.shape)
+    for weight, follows in ((0.3, False), (0.3, True), (0.05, False), (0.05, True), (0.2, True), (0.2, False)):
         split.set_weight(weight)
-        chi = rng.standard_normal(space.shape).astype(np.float32)
+        if follows:
+            shares = rng.uniform(0.1, 1, space.shape)
+            split.share(torch.from_numpy(shares.astype(np.float32)))
+        chi = rng.standard_normal((*batch, *space.shape)).astype(np.float32)
         split.shrink(torch.from_numpy(chi))
-        pull = np.zeros(space.shape)
+        pull = np.zeros(chi.shape)
         for axis, mm in enumerate(grid.voxel_mm):
-            gradient = (np.roll(chi, -1, axis) - chi) / mm
+            most = weight / split.rho * fixed[axis] * np.minimum(shares, np.roll(shares, -1, axis))
+            gradient = (np.roll(chi, -1, axis - 3) - chi) / mm
             total = relaxation * gradient + (1 - relaxation) * splits[axis] + multipliers[axis]
-            multipliers[axis] = np.clip(total, -weight / split.rho, weight / split.rho)
+            multipliers[axis] = np.clip(total, -most, most)
             splits[axis] = total - multipliers[axis]
-            faces = splits[axis] - multipliers[axis]
-            pull += split.rho / mm * (np.roll(faces, 1, axis) - faces)
+            step = splits[axis] - multipliers[axis]
+            pull += split.rho / mm * (np.roll(step, 1, axis - 3) - step)
         np.testing.assert_allclose(split.pull.numpy(), pull, atol=1e-4)
 
 

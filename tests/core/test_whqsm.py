@@ -161,9 +161,10 @@ def test_a_whole_local_field_is_not_taken_apart():
     assert found.iterations > plain.iterations, "both are counted"
 
 
-@pytest.mark.parametrize(("background", "most"), [("pdf", 0.7), ("resharp", 0.7), ("tfi", 0.8)])
+@pytest.mark.parametrize(("background", "most"), [("pdf", 0.7), ("resharp", 0.7), ("tfi", 0.85)])
 def test_what_background_removal_leaves_is_taken_off(background, most):
-    """What these methods remove holds the harmonic part of the local field: the opposite is left to find."""
+    """What these methods remove holds the harmonic part of the local field: the opposite is left to find. TFI leaves
+    little, 1 % of the total field where PDF and RESHARP leave 4 and 3 %."""
     grid = Grid((48, 52, 40), (1.0, 1.0, 1.0), (0.0, 0.2, 1.0))
     field, mask, chi, _ = head(grid, seed=2)
     x, y, z = positions_mm(grid) / 20

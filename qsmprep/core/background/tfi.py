@@ -85,6 +85,7 @@ def tfi(
     ----------
     .. [1] Liu et al., Magn. Reson. Med. 78:303 (2017), doi:10.1002/mrm.26331
     .. [2] Zhou et al., NMR Biomed. 27:312 (2014), doi:10.1002/nbm.3064
+    .. [3] Candès et al., J. Fourier Anal. Appl. 14:877 (2008), doi:10.1007/s00041-008-9045-x (edges that are spared)
     """
     problem = prepare(field_ppm, mask, grid, weights, device)
     rest, kept = _without_harmonic(problem)
@@ -209,7 +210,7 @@ class _Sources:
         chi = self.space.ifft(self.spectrum)[self.part]
         inside = self.mask.to(torch.float32)
         least = self.params.edge_weight
-        shares = flatness(chi, self.mask, self.grid.voxel_mm, least) if least < 1 else None
+        shares = flatness(chi, self.mask, least) if least < 1 else None
         scales = []
         for axis, mm in enumerate(self.space.grid.voxel_mm):
             rounded = difference(chi, axis, mm).square_().add_(edge**2).sqrt_()

@@ -39,10 +39,10 @@ def edge_faces(
 
 
 STEEP = 6.0
-"""Gradient over its median in the mask at which half of what may be spared of the penalty is."""
+"""Gradient over its median in the mask at which half of the penalty is left, where it may fall so far."""
 
-RENEWED = (15, 25, 35)
-"""Iterations at which what is spared follows the map, at the latest."""
+RENEWED, PAUSE = (15, 25, 35), 5
+"""Iterations at which what is spared follows the map, at the latest, and least number of them from one to the next."""
 
 PLAIN_SHARE, SPARED_SHARE = 0.1, 0.07
 """Weight that is chosen from the data, over the residual and the voxel edge, and how much more at half the weight."""
@@ -69,54 +69,63 @@ class Sparing:
         Bool.
     least : float
         See :func:`flatness`; 1 to spare nothing.
+    max_iter : int
+        Iterations of the map at most; with few of them, the penalty follows it once, half way.
     """
 
-    def __init__(self, split: TotalVariation, mask: torch.Tensor, least: float) -> None:
+    def __init__(self, split: TotalVariation, mask: torch.Tensor, least: float, max_iter: int) -> None:
         self.split, self.mask, self.least = split, mask, least
-        self.left = list(RENEWED) if least < 1 else []
+        self.left = [n for n in RENEWED if n < max_iter] or [max_iter // 2]
+        self.since = -PAUSE
+        if least == 1:
+            self.left = []
 
     def renew(self, chi: torch.Tensor, done: int, settled: bool) -> bool:
-        """Follow the map if it is time to, or if it has settled; whether anything changed."""
-        if not self.left or not (settled or done >= self.left[0]):
-            return False
-        self.left.pop(0)
-        shares = flatness(chi, self.mask, self.split.space.grid.voxel_mm, self.least)
-        if shares is not None:
-            self.split.share(shares)
-        return shares is not None
+        """Follow the map if it is time to, or if it has settled; whether it is too early to stop."""
+        early = done < self.since + PAUSE
+        if self.left and (done >= self.left[0] or (settled and not early)):
+            self.left.pop(0)
+            shares = flatness(chi, self.mask, self.least)
+            if shares is not None:
+                self.split.share(shares)
+                self.since, early = done, True
+        return early
 
 
-def flatness(
-    chi: torch.Tensor, mask: torch.Tensor, voxel_mm: tuple[float, float, float], least: float
-) -> torch.Tensor | None:
-    """For each voxel, 1 where a map is flat, falling to ``least`` where it is steepest; None for a flat map.
+def flatness(chi: torch.Tensor, mask: torch.Tensor, least: float) -> torch.Tensor | None:
+    """For each voxel, 1 where a map is flat, falling to ``least`` where it is steepest.
 
-    The gradient counts in every direction, each in units of its median in the mask, so that neither the unit of the
-    map nor the voxel edges matter.
+    The gradient along each axis is taken over both faces of a voxel and counts in units of its median in the mask, so
+    that neither the unit of the map nor the voxel edges matter. Faces on the surface of the mask do not count.
 
     Parameters
     ----------
     chi : (px, py, pz) torch.Tensor
         Map, on the mask's grid or a larger one that begins with it.
     mask : (nx, ny, nz) torch.Tensor
-        Bool; where the medians are taken.
-    voxel_mm : (3,) tuple of float
-        Voxel edges.
+        Bool; only faces between two voxels of it count.
     least : float
         Above 0, at most 1.
+
+    Returns
+    -------
+    (px, py, pz) torch.Tensor or None
+        One outside the mask. None for a map that is flat along an axis in most of the mask.
     """
     part = tuple(slice(0, n) for n in mask.shape)
-    steepness = torch.zeros_like(chi)
-    for axis, mm in enumerate(voxel_mm):
-        step = difference(chi, axis, mm).abs_()
+    steepness, inside = torch.zeros_like(chi), torch.zeros_like(chi, dtype=torch.bool)
+    inside[part] = mask
+    for axis in range(3):
+        step = difference(chi, axis, 1.0).abs_().mul_(inside & inside.roll(-1, axis))
         step = step.add_(step.roll(1, axis))
-        typical = float(step[part][mask].median())
-        if typical == 0:
+        typical = step[part][mask].median()
+        if float(typical) == 0:
             return None
-        steepness.addcmul_(step, step, value=(STEEP * typical) ** -2)
+        step.div_(STEEP * typical)
+        steepness.addcmul_(step, step)
     return steepness.add_(1.0).reciprocal_().clamp_(min=least)
 
 
 def on_faces(shares: torch.Tensor, axis: int) -> torch.Tensor:
-    """What a face to the next voxel along an axis has: the smaller one of its two voxels'."""
+    """What a face to the next voxel along an axis has, ``(nx, ny, nz)``: the smaller one of its two voxels'."""
     return torch.minimum(shares, shares.roll(-1, axis))

@@ -53,7 +53,8 @@ def nltv(
     the gradient per mm, :math:`s` the phase of 1 ppm and :math:`W` zero outside the mask. Both the
     gradient and the field are split off; the field's part is solved by Newton's method in every voxel.
     In terms of the phase, the weight of FANSI is :math:`s\lambda` at voxels of 1 mm. :math:`P` is that of
-    :func:`qsmprep.core.inversion.tv.tv`; FANSI's is 1 (``edge_weight`` 1).
+    :func:`qsmprep.core.inversion.tv.tv`, and 1 in the publication (``edge_weight`` 1). The data term is blind to whole
+    turns of the phase; a start that holds some leads to other edges that are spared, and to a slightly different map.
 
     Parameters
     ----------
@@ -64,7 +65,7 @@ def nltv(
     grid : Grid
         Voxel size and B0 direction along the array axes.
     params : NltvParams, optional
-        Weight :math:`\lambda` (ppm mm; 0 to follow the residual), penalties of the splits, when to stop.
+        Weight :math:`\lambda` (ppm mm; 0 to follow the residual), what edges keep, penalties of splits, when to stop.
     weights : (nx, ny, nz) array, optional
         Relative reliability of the field, from 0 to 1.
     magnitude : optional
@@ -88,6 +89,7 @@ def nltv(
     References
     ----------
     .. [1] Milovic et al., Magn. Reson. Med. 80:814 (2018), doi:10.1002/mrm.27073
+    .. [2] Candès et al., J. Fourier Anal. Appl. 14:877 (2008), doi:10.1007/s00041-008-9045-x (edges that are spared)
     """
     params = params or NltvParams()
     problem = prepare(
@@ -102,7 +104,7 @@ def total_variation(problem: Problem, space: Spectral, params: NltvParams | TvPa
     weight = Weight(params.weight, share_of(params.edge_weight), problem)
     hessian = params.fidelity * space.dipole**2
     split = TotalVariation(space, hessian, weight.value, params.rho, relaxation=RELAXATION)
-    sparing = Sparing(split, problem.mask, params.edge_weight)
+    sparing = Sparing(split, problem.mask, params.edge_weight, params.max_iter)
     return solve(problem, space, split, term, params, weight, RELAXATION, sparing)
 
 
@@ -222,8 +224,10 @@ def solve(
         target = space.ifft(spectrum)
         del spectrum
         settled = change < params.tolerance
-        renewed = sparing is not None and sparing.renew(chi, done, settled)
-        if done >= params.max_iter or (settled and not renewed):
+        if done >= params.max_iter:
+            break
+        early = sparing is not None and sparing.renew(chi, done, settled)
+        if settled and not early:
             break
         if weight.due(done):
             split.set_weight(weight.renew(term.misfit(target[part])))

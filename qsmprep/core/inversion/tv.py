@@ -42,7 +42,7 @@ def tv(
     grid : Grid
         Voxel size and B0 direction along the array axes.
     params : TvParams, optional
-        Weight :math:`\lambda` (ppm mm; 0 to follow the residual), penalties of the splits, when to stop.
+        Weight :math:`\lambda` (ppm mm; 0 to follow the residual), what edges keep, penalties of splits, when to stop.
     weights : (nx, ny, nz) array, optional
         Relative reliability of the field, from 0 to 1.
     magnitude, rad_per_ppm : optional

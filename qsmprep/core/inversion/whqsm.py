@@ -72,8 +72,8 @@ def whqsm(
     grid : Grid
         Voxel size and B0 direction along the array axes.
     params : WhqsmParams, optional
-        Weights :math:`\lambda` (ppm mm; 0 to follow the residual) and :math:`\beta` (mm^4), penalties of the
-        splits, when to stop, whether :math:`h` may be given up.
+        Weights :math:`\lambda` (ppm mm; 0 to follow the residual) and :math:`\beta` (mm^4), what edges keep,
+        penalties of the splits, when to stop, whether :math:`h` may be given up.
     weights : (nx, ny, nz) array, optional
         Relative reliability of the field, from 0 to 1.
     magnitude : optional
@@ -101,6 +101,7 @@ def whqsm(
     .. [1] Milovic et al., Magn. Reson. Med. 81:1399 (2019), doi:10.1002/mrm.27483
     .. [2] Boyd et al., Found. Trends Mach. Learn. 3:1 (2011), section 3.4.3 (over-relaxation),
        doi:10.1561/2200000016
+    .. [3] Candès et al., J. Fourier Anal. Appl. 14:877 (2008), doi:10.1007/s00041-008-9045-x (edges that are spared)
     """
     params = params or WhqsmParams()
     problem = prepare(
@@ -214,7 +215,7 @@ def solve(problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: f
     hessian = factor * harmonic.laplacian * space.dipole
     split = TotalVariation(space, hessian, weight.value, params.rho, relaxation=RELAXATION)
     del hessian
-    sparing = Sparing(split, problem.mask, params.edge_weight)
+    sparing = Sparing(split, problem.mask, params.edge_weight, params.max_iter)
     target, old = space.pad(problem.field_ppm), torch.zeros_like(problem.field_ppm)
     data_split = DataSplit(term, target, part, RELAXATION)
     change, done = 1.0, 0
@@ -230,8 +231,10 @@ def solve(problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: f
         target = space.ifft(spectrum.add_(background))
         del spectrum, wanted
         settled = change < params.tolerance
-        renewed = sparing.renew(chi, done, settled)
-        if done >= params.max_iter or (settled and not renewed):
+        if done >= params.max_iter:
+            break
+        early = sparing.renew(chi, done, settled)
+        if settled and not early:
             break
         if weight.due(done):
             split.set_weight(weight.renew(term.misfit(target[part])))

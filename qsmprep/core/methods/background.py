@@ -80,9 +80,9 @@ METHODS = (
         "qsmprep.core.inversion.whqsm:without_remainder",
         p.WhqsmParams,
         "What background removal had left was found together with a map by weak-harmonic regularisation (total "
-        "variation {weight}, harmonic field {beta:g} mm^4) and taken off; misfits above {outliers:g} robust "
-        "deviations were limited to that",
-        ("milovic2019",),
+        "variation {weight}, of which the steepest edges kept {edge_weight:g}; harmonic field {beta:g} mm^4) and taken "
+        "off; misfits above {outliers:g} robust deviations were limited to that",
+        ("milovic2019", "candes2008"),
     ),
     Method(
         "remainder",

@@ -228,7 +228,7 @@ class WhqsmParams:
     harmonic: str = parameter(
         "auto",
         "whether there is such a field: in a run, where it comes from phase, auto is yes; in a single step auto is no "
-        "where what is found resembles the field of the map (then it is nltv, and of these only the weight counts)",
+        "where what is found resembles the field of the map (then it is nltv, and only weight and edge_weight count)",
         choices=("auto", "yes"),
     )
     outliers: float = parameter(
