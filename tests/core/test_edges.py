@@ -10,8 +10,8 @@ from dipole_cases import head, nrmse
 from qsmprep.core.dipole import forward_field
 from qsmprep.core.grid import Grid
 from qsmprep.core.inversion.admm import TotalVariation
-from qsmprep.core.inversion.edges import Sparing, flatness, on_faces, share_of
-from qsmprep.core.inversion.problem import Spectral
+from qsmprep.core.inversion.edges import Sparing, flatness, share_of
+from qsmprep.core.inversion.problem import Spectral, on_faces
 from qsmprep.core.methods import METHODS
 
 GRID = Grid((24, 20, 16), (1.0, 1.0, 1.0))
@@ -77,7 +77,8 @@ def test_a_flat_map_has_no_edges():
     mask = torch.ones(GRID.shape, dtype=torch.bool)
     assert flatness(torch.zeros(GRID.shape), mask, 0.5) is None
     split = TotalVariation(Spectral(GRID, 1.0, "cpu"), torch.ones(GRID.shape)[..., :9], 0.1, 0.1)
-    assert not Sparing(split, mask, 0.5, 150).renew(torch.zeros(GRID.shape), 99, True)
+    assert not Sparing(split, mask, 0.5, 150).rests(torch.zeros(GRID.shape), 99, False)
+    assert Sparing(split, mask, 0.5, 150).rests(torch.zeros(GRID.shape), 99, True)
     assert split.shares is None
 
 
@@ -92,9 +93,9 @@ def test_edges_are_followed_a_few_times_and_not_at_all_at_the_full_weight():
         found, stop = [], None
         for n in range(iterations):
             before = len(seen)
-            early = sparing.renew(chi, n, settled)
+            rests = sparing.rests(chi, n, settled)
             found += [n] * (len(seen) - before)
-            stop = n if stop is None and settled and not early else stop
+            stop = n if stop is None and rests else stop
         return found, stop
 
     assert renewals(Sparing(split, mask, 0.5, 150), False) == ([15, 25, 35], None)

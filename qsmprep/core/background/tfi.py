@@ -13,8 +13,8 @@ from qsmprep.core.background.common import Problem, prepare
 from qsmprep.core.background.lbv import harmonic_inside
 from qsmprep.core.dipole import convolve, dipole_kernel, padded_shape
 from qsmprep.core.grid import Grid
-from qsmprep.core.inversion.edges import flatness, on_faces
-from qsmprep.core.inversion.problem import Spectral, add_adjoint, difference
+from qsmprep.core.inversion.edges import flatness
+from qsmprep.core.inversion.problem import Spectral, add_adjoint, difference, on_faces
 from qsmprep.core.multiresolution import block_mean, divisible_shape, interpolate, join, joined
 from qsmprep.core.parameters import LbvParams, TfiParams
 from qsmprep.core.results import LocalField

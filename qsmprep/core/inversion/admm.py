@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from qsmprep.core.inversion.problem import Spectral, add_adjoint, difference
+from qsmprep.core.inversion.problem import Spectral, add_adjoint, difference, on_faces
 
 RELAXATION = 1.8
 """Over-relaxation of splits; halves the number of iterations."""
@@ -66,7 +66,7 @@ class TotalVariation:
         self.shares: torch.Tensor | None = None
         self._shared: torch.Tensor | None = None
 
-    def share(self, shares: torch.Tensor | None) -> None:
+    def share(self, shares: torch.Tensor) -> None:
         r"""Go on with a part of :math:`\lambda` in every voxel (padded grid; a face has the smaller of two)."""
         self.shares = shares
 
@@ -121,7 +121,7 @@ class TotalVariation:
         """What the multipliers along an axis are limited to."""
         faces = self.weights[axis]
         if shares is not None:
-            spared = torch.minimum(shares, shares.roll(-1, axis - 3))
+            spared = on_faces(shares, axis - 3)
             faces = spared if faces is None else spared * faces
         return limit if faces is None else limit * faces
 

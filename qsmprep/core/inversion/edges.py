@@ -80,8 +80,8 @@ class Sparing:
         if least == 1:
             self.left = []
 
-    def renew(self, chi: torch.Tensor, done: int, settled: bool) -> bool:
-        """Follow the map if it is time to, or if it has settled; whether it is too early to stop."""
+    def rests(self, chi: torch.Tensor, done: int, settled: bool) -> bool:
+        """Follow the map if it is time to, or if it has settled; whether it has, and followed its edges in turn."""
         early = done < self.since + PAUSE
         if self.left and (done >= self.left[0] or (settled and not early)):
             self.left.pop(0)
@@ -89,7 +89,7 @@ class Sparing:
             if shares is not None:
                 self.split.share(shares)
                 self.since, early = done, True
-        return early
+        return settled and not early
 
 
 def flatness(chi: torch.Tensor, mask: torch.Tensor, least: float) -> torch.Tensor | None:
@@ -101,7 +101,7 @@ def flatness(chi: torch.Tensor, mask: torch.Tensor, least: float) -> torch.Tenso
     Parameters
     ----------
     chi : (px, py, pz) torch.Tensor
-        Map, on the mask's grid or a larger one that begins with it.
+        Map, on the mask's grid or a larger one that begins with it; both ends of an axis are neighbours.
     mask : (nx, ny, nz) torch.Tensor
         Bool; only faces between two voxels of it count.
     least : float
@@ -124,8 +124,3 @@ def flatness(chi: torch.Tensor, mask: torch.Tensor, least: float) -> torch.Tenso
         step.div_(STEEP * typical)
         steepness.addcmul_(step, step)
     return steepness.add_(1.0).reciprocal_().clamp_(min=least)
-
-
-def on_faces(shares: torch.Tensor, axis: int) -> torch.Tensor:
-    """What a face to the next voxel along an axis has, ``(nx, ny, nz)``: the smaller one of its two voxels'."""
-    return torch.minimum(shares, shares.roll(-1, axis))

@@ -224,10 +224,7 @@ def solve(
         target = space.ifft(spectrum)
         del spectrum
         settled = change < params.tolerance
-        if done >= params.max_iter:
-            break
-        early = sparing is not None and sparing.renew(chi, done, settled)
-        if settled and not early:
+        if done >= params.max_iter or (sparing.rests(chi, done, settled) if sparing else settled):
             break
         if weight.due(done):
             split.set_weight(weight.renew(term.misfit(target[part])))

@@ -276,3 +276,8 @@ def add_adjoint(total: torch.Tensor, faces: torch.Tensor, axis: int, scale: floa
     total.sub_(faces, alpha=scale)
     total.narrow(axis, 1, n - 1).add_(faces.narrow(axis, 0, n - 1), alpha=scale)
     total.narrow(axis, 0, 1).add_(faces.narrow(axis, n - 1, 1), alpha=scale)
+
+
+def on_faces(voxels: torch.Tensor, axis: int) -> torch.Tensor:
+    """What a face to the next voxel along ``axis`` has, periodic: the smaller one of its two voxels' values."""
+    return torch.minimum(voxels, voxels.roll(-1, axis))

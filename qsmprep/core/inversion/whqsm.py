@@ -230,11 +230,7 @@ def solve(problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: f
         background = harmonic.solve(wanted.sub_(spectrum))
         target = space.ifft(spectrum.add_(background))
         del spectrum, wanted
-        settled = change < params.tolerance
-        if done >= params.max_iter:
-            break
-        early = sparing.renew(chi, done, settled)
-        if settled and not early:
+        if done >= params.max_iter or sparing.rests(chi, done, change < params.tolerance):
             break
         if weight.due(done):
             split.set_weight(weight.renew(term.misfit(target[part])))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qsmprep.core.parameters.inversion import EDGE_WEIGHT
 from qsmprep.core.registry import parameter
 
 
@@ -90,13 +91,12 @@ class TfiParams:
 
     With the same weight everywhere (`edge_weight` 1, `weight` 0.05) the local fields of four phantom heads (seeds 321
     to 323, 331) had 25.8, 27.5, 33.5 and 38.6 % of error, with these defaults 22.4, 23.6, 30.2 and 37.0 %; those of
-    three scans of label maps 57.0, 46.5 and 106.5, with these 56.6, 46.3 and 102.7 %.
+    three scans of label maps 57.0, 46.5 and 106.5, with these 56.6, 46.3 and 102.7 % (faces on the surface of the mask
+    counted as edges then).
     """
 
     weight: float = parameter(0.065, "weight of the total variation of the sources inside", unit="mm", low=0.0)
-    edge_weight: float = parameter(
-        0.3, "part of the weight that is left where the map is steepest; 1 for the same everywhere", low=1e-3, high=1.0
-    )
+    edge_weight: float = parameter(0.3, EDGE_WEIGHT, low=1e-3, high=1.0)
     edge: float = parameter(0.1, "gradient below which the total variation is rounded off", unit="1/mm", low=1e-6)
     tikhonov: float = parameter(1e-5, "weight of the Tikhonov term on the sources outside", low=0.0)
     padding_mm: float = parameter(10.0, "room for sources on each side of the mask's bounding box", unit="mm", low=0.0)

@@ -213,7 +213,8 @@ class WhqsmParams:
     28.4, 27.8, 32.7, 26.4, 33.2 and 36.5 %. Nine scans of label maps painted with strong texture had from 3 % less to
     4 % more error, 1 % more in the mean; 0.6 leaves them alone and the phantoms two thirds of the gain. With TFI
     sparing edges as well the first six have 27.7, 26.9, 31.9, 25.9, 32.8 and 36.1 %. Edges of the magnitude, as in
-    MEDI, made all six worse (by 4 to 12 %), with or without those of the map.
+    MEDI, made all six worse (by 4 to 12 %), and those of the map less good. Faces on the surface of the mask counted as
+    edges in all of this.
     """
 
     weight: float = parameter(0.0, "weight of the total variation" + ALSO, unit="ppm mm", low=0.0, zero=FOLLOWS)
