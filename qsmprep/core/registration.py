@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,18 +134,18 @@ def register_rigid(
     _check_content(fixed, "fixed")
     _check_content(moving, "moving")
     before = mutual_information(fixed, moving, np.eye(4))
-    started = ants.registration(
-        to_ants(fixed),
-        to_ants(moving),
-        "Rigid",
-        aff_metric="mattes",
-        aff_random_sampling_rate=params.sampling,
-        aff_iterations=(500, 300, 100),
-        aff_shrink_factors=(4, 2, 1),
-        aff_smoothing_sigmas=(2, 1, 0),
-        initial_transform=[str(_write_identity())] if before > 1.02 else None,
-        random_seed=seed + 1,
-    )
+    with ants_seed(seed):
+        started = ants.registration(
+            to_ants(fixed),
+            to_ants(moving),
+            "Rigid",
+            aff_metric="mattes",
+            aff_random_sampling_rate=params.sampling,
+            aff_iterations=(500, 300, 100),
+            aff_shrink_factors=(4, 2, 1),
+            aff_smoothing_sigmas=(2, 1, 0),
+            initial_transform=[str(_write_identity())] if before > 1.02 else None,
+        )
     matrix = read_matrix(started["fwdtransforms"][-1])
     after = mutual_information(fixed, moving, matrix)
     centre = fixed.affine @ np.append(np.argwhere(fixed.data != 0).mean(axis=0), 1.0)
@@ -180,18 +180,18 @@ def stretch_of(fixed: Volume, moving: Volume, start: list[str], params: Coregist
     """
     import ants
 
-    found = ants.registration(
-        to_ants(fixed),
-        to_ants(moving),
-        "Affine",
-        aff_metric="mattes",
-        aff_random_sampling_rate=params.sampling,
-        aff_iterations=(300, 150),
-        aff_shrink_factors=(4, 2),
-        aff_smoothing_sigmas=(2, 1),
-        initial_transform=start,
-        random_seed=seed + 1,
-    )
+    with ants_seed(seed):
+        found = ants.registration(
+            to_ants(fixed),
+            to_ants(moving),
+            "Affine",
+            aff_metric="mattes",
+            aff_random_sampling_rate=params.sampling,
+            aff_iterations=(300, 150),
+            aff_shrink_factors=(4, 2),
+            aff_smoothing_sigmas=(2, 1),
+            initial_transform=start,
+        )
     scales = np.linalg.svd(read_matrix(found["fwdtransforms"][0])[:3, :3], compute_uv=False)
     return float(scales[0] / scales[-1] - 1)
 
@@ -239,18 +239,18 @@ def normalise(
     inside = Volume(np.where(brain, fixed.data, 0), fixed.affine)
     _check_content(inside, "fixed")
     target = to_ants(at_spacing(inside, params.voxel_mm))
-    found = ants.registration(
-        target,
-        to_ants(at_spacing(template, params.voxel_mm)),
-        "SyN",
-        aff_metric="mattes",
-        aff_random_sampling_rate=0.2,
-        syn_metric=params.metric,
-        syn_sampling=4 if params.metric == "CC" else BINS,
-        reg_iterations=(params.coarse, params.middle, params.fine),
-        outprefix=str(folder / "template_"),
-        random_seed=seed + 1,
-    )
+    with ants_seed(seed):
+        found = ants.registration(
+            target,
+            to_ants(at_spacing(template, params.voxel_mm)),
+            "SyN",
+            aff_metric="mattes",
+            aff_random_sampling_rate=0.2,
+            syn_metric=params.metric,
+            syn_sampling=4 if params.metric == "CC" else BINS,
+            reg_iterations=(params.coarse, params.middle, params.fine),
+            outprefix=str(folder / "template_"),
+        )
     transforms = tuple(Path(path) for path in found["fwdtransforms"])
     grid = to_ants(Volume(np.zeros(fixed.data.shape), fixed.affine))
     names = [str(path) for path in transforms]
@@ -373,12 +373,21 @@ def _check_content(volume: Volume, name: str) -> None:
         raise DataError(f"the {name} image of the registration is empty or not finite", expected="an image of a brain")
 
 
-@contextmanager
-def itk_threads(n: int) -> Iterator[None]:
+def itk_threads(n: int) -> AbstractContextManager[None]:
     """Let ITK use ``n`` threads; it reads the environment at each registration."""
-    name = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
+    return _environment("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", str(n))
+
+
+def ants_seed(seed: int) -> AbstractContextManager[None]:
+    """Let ANTs draw the same points each time; the seed that its Python function takes does not reach it."""
+    return _environment("ANTS_RANDOM_SEED", str(seed + 1))
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Set a variable of the environment for a while."""
     before = os.environ.get(name)
-    os.environ[name] = str(n)
+    os.environ[name] = value
     try:
         yield
     finally:

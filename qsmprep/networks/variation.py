@@ -6,26 +6,34 @@ import math
 
 import torch
 
-from qsmprep.core.inversion.admm import TotalVariation
-from qsmprep.core.inversion.edges import edge_faces
+from qsmprep.core.inversion.admm import RELAXATION, TotalVariation
+from qsmprep.core.inversion.edges import edge_faces, flatness
 from qsmprep.core.inversion.problem import ITERATIVE_PAD, Spectral
 from qsmprep.networks.geometry import Geometry
 
-STAGES = ((0.11, 16), (0.028, 26))
-"""Weight, relative to the spread of the field and the geometric mean of the voxel edges, and number of steps."""
+STRONG, FIRST = 0.12, 16
+"""Weight of the strong penalty, relative to the spread of the field and the geometric mean of the voxel edges, and its
+number of steps."""
+
+WEAK, SECOND = 0.17, 26
+"""The same of the weak penalty, relative to what the map leaves of the field."""
+
+RENEWED = (10, 16, 22, 30)
+"""Steps after which the penalty follows the map's own edges, and from the second stage on what is left of the field."""
+
+LEAST = 0.3
+"""Relative weight of the penalty where the map is steepest, see :func:`qsmprep.core.inversion.edges.flatness`."""
 
 EDGES = 0.2
 """Part of the faces between voxels where the magnitude changes most."""
 
-SPARED = 0.1
+SPARED = 0.25
 """Relative weight of the penalty on those faces."""
 
 TOGETHER = 2**24
 """Voxels of the padded grid that are solved for together; more in parts, to bound the memory."""
 
 RHO = 0.03
-REFRESH = 2
-"""Steps between updates of what the field outside the mask is taken to be."""
 
 
 @torch.no_grad()
@@ -38,10 +46,10 @@ def variation_maps(
 ) -> torch.Tensor:
     """Susceptibility with a strong and with a weak total-variation penalty.
 
-    Edges of the magnitude are spared, as in MEDI (doi:10.1002/mrm.22816). The function that
-    :func:`qsmprep.core.inversion.tv.tv` minimises with ``edge_weight`` 1, at fixed numbers of steps and with weights
-    dealt with by majorisation, the second stage going on from the first. Two maps, since which is better depends on
-    noise and mismatch, from place to place.
+    Edges of the magnitude are spared, as in MEDI (doi:10.1002/mrm.22816), and those of the map itself, as in
+    :func:`qsmprep.core.inversion.tv.tv`, whose function it minimises at fixed numbers of steps and with weights dealt
+    with by majorisation, the second stage going on from the first. Two maps, since which is better depends on noise
+    and mismatch, from place to place.
 
     Parameters
     ----------
@@ -87,20 +95,33 @@ def _solve(
     part = (..., slice(0, nx), slice(0, ny), slice(0, nz))
     data = space.dipole * space.fft(share * field)
     faces = None if images is None else _faces(mask, images, space)
-    split = TotalVariation(space, space.dipole**2, STAGES[0][0] * edge, RHO, faces, batch=(len(field),))
+    strong = STRONG * edge
+    split = TotalVariation(space, space.dipole**2, strong, RHO, faces, (len(field),), RELAXATION)
     chi = split.solve(data)
     kept = []
-    for weight, steps in STAGES:
-        split.limit = weight * edge / split.rho
-        for step in range(steps):
-            split.shrink(chi)
-            if step % REFRESH == 0:
-                known = space.field(chi)
-                known[part] += (field - known[part]) * share
-                data = space.dipole * space.fft(known)
-            chi = split.solve(data)
-        kept.append(chi[part] * mask)
+    for step in range(FIRST + SECOND):
+        known = space.field(chi)
+        left = (field - known[part]) * share
+        if step in RENEWED:
+            split.share(_shares(chi, mask, 1.0 if step < FIRST else WEAK * edge / strong * _size(left, share)))
+        split.shrink(chi)
+        known[part] += left
+        chi = split.solve(space.dipole * space.fft(known))
+        if step + 1 in (FIRST, FIRST + SECOND):
+            kept.append(chi[part] * mask)
     return torch.stack(kept, dim=1)
+
+
+def _size(left: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """Root mean square of what is left of each field, over what is trusted of it, ``(batch, 1, 1, 1)``."""
+    norms = [[torch.linalg.vector_norm(one) for one in volume] for volume in (left, share)]
+    return (torch.stack(norms[0]) / torch.stack(norms[1]).clamp_min(1e-6)).view(-1, 1, 1, 1)
+
+
+def _shares(chi: torch.Tensor, mask: torch.Tensor, level: float | torch.Tensor) -> torch.Tensor:
+    """Part of the strong penalty in each voxel of some volumes on the padded grid."""
+    flat = [flatness(one, inside > 0, LEAST) for one, inside in zip(chi, mask, strict=True)]
+    return level * torch.stack([torch.ones_like(chi[0]) if one is None else one for one in flat])
 
 
 def _faces(mask: torch.Tensor, images: torch.Tensor, space: Spectral) -> list[torch.Tensor | None]:
