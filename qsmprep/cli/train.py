@@ -56,7 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
         "the brain, to train on as well")  # fmt: skip
     add("--out", type=Path, metavar="DIR", help="folder of checkpoint and log (default: training/NAME)")
     add("--steps", type=int, metavar="N", help="optimiser steps in all (default: the recipe's)")
-    add("--minutes", type=float, default=math.inf, metavar="M", help="stop after so many, with a checkpoint")
+    add("--minutes", type=float, default=math.inf, metavar="M", help="stop after so many from the start of the "
+        "command, with a checkpoint, though not before a step (0: no step)")  # fmt: skip
     add("--finish", action="store_true", help="bring the learning rate down by the end of --minutes, whatever step "
         "that is")  # fmt: skip
     add("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
@@ -176,6 +177,7 @@ def learn(args: argparse.Namespace, command: Sequence[str]) -> int:
     from qsmprep.training.recipes import find_recipe
     from qsmprep.training.tasks import task_of
 
+    since = time.monotonic()
     device = resolve_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -188,7 +190,8 @@ def learn(args: argparse.Namespace, command: Sequence[str]) -> int:
         print(f"label maps: {labels}")
     task = task_of(args.network)
     heads = task.heads or params.scans.count > 0
-    found = material.gather(labels, args.chi, params.hold_out, device, heads=heads, patches=task.patches)
+    found = material.gather(labels, args.chi, params.hold_out, device, heads=heads, patches=task.patches,
+                            load=args.minutes > 0)  # fmt: skip
     out = args.out or Path("training", args.network)
     opened = record.open_record(out, command, recipe, found, device, (params.start, params.segmenter))
     make_folder(out)
@@ -206,7 +209,7 @@ def learn(args: argparse.Namespace, command: Sequence[str]) -> int:
     fastest = torch.backends.cudnn.flags(enabled=True, benchmark=True)
     with Interrupt() as interrupt, Progress(params.steps, args.minutes) as progress, fastest:
         state = train(params, found.sources, found.held, out, device=device, minutes=args.minutes, finish=args.finish,
-                      report=progress, stop=lambda: interrupt.code > 0)  # fmt: skip
+                      since=since, report=progress, stop=lambda: interrupt.code > 0)  # fmt: skip
     record.write_record(out, opened)
     if interrupt.code:
         print(f"qsmprep-train: interrupted at step {state.step} of {params.steps}; the same command goes on from "

@@ -311,6 +311,7 @@ def train(
     device: str = "cpu",
     minutes: float = math.inf,
     finish: bool = False,
+    since: float | None = None,
     report: Callable[[int, dict[str, float]], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> State:
@@ -327,9 +328,11 @@ def train(
     device : str
         Torch device.
     minutes : float
-        Stop (with a checkpoint) after so many.
+        Stop (with a checkpoint) after so many, but not before a step unless they are 0.
     finish : bool
         Bring the learning rate down by the end of that time, whatever step that is.
+    since : float, optional
+        From when the minutes count, by :func:`time.monotonic`; default: from now.
     report : callable, optional
         Called after each step with its number and the row of the log.
     stop : callable, optional
@@ -344,17 +347,21 @@ def train(
     """
     out.mkdir(parents=True, exist_ok=True)
     where = out / CHECKPOINT
+    began = time.monotonic() if since is None else since
     state = resume(where, params, device) if where.exists() else begin(params, device)
     low = use_bfloat16(params, torch.device(device))
     task = task_of(params.network)
     samples = task.fixed_batches(params, state.network, held, device)
-    begun = saved = time.monotonic()
+    saved = time.monotonic()
+    first = state.step
     lost, pause = 0, SAVE_EVERY_S
-    while state.step < params.steps and time.monotonic() - begun < 60 * minutes:
+    while state.step < params.steps and minutes > 0:
+        if time.monotonic() - began >= 60 * minutes and state.step > first:
+            break
         if stop is not None and stop():
             break
         start = time.monotonic()
-        state.share = (start - begun) / (60 * minutes) if finish else 0.0
+        state.share = min(1.0, (start - began) / (60 * minutes)) if finish else 0.0
         loss, error = advance(params, state, sources, low)
         lost = 0 if math.isfinite(loss) else lost + 1
         if lost > 10:

@@ -77,6 +77,7 @@ def gather(
     *,
     heads: bool = False,
     patches: bool = True,
+    load: bool = True,
 ) -> Material:
     """Read the maps of a training run.
 
@@ -94,6 +95,8 @@ def gather(
         Read the label maps as whole heads.
     patches : bool
         Read them as what patches are cut from.
+    load : bool
+        False only looks which maps there are, where no step is taken.
 
     Raises
     ------
@@ -118,6 +121,8 @@ def gather(
         )
 
     def read(paths: Sequence[Path], maps: Sequence[Path] = ()) -> Sources:
+        if not load:
+            return Sources()
         return Sources(
             tuple(load_labels(path, device) for path in paths) if patches else (),
             tuple(load_chi(path, device) for path in maps),
