@@ -374,7 +374,7 @@ def _check_content(volume: Volume, name: str) -> None:
 
 
 def itk_threads(n: int) -> AbstractContextManager[None]:
-    """Let ITK use ``n`` threads; it reads the environment at each registration."""
+    """Let ITK use ``n`` threads; a process asks the environment before its first registration."""
     return _environment("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", str(n))
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -76,6 +80,22 @@ def test_the_same_head_keeps_its_shape():
     longer = still.moved_by(np.diag([1.0, 1.09, 1.0, 1.0]))
     assert register_rigid(fixed, same).stretch < 0.035
     assert register_rigid(fixed, longer).stretch == pytest.approx(0.09, abs=0.03)
+
+
+def test_one_seed_gives_one_answer():
+    """To the last bit on one thread, in a process that has used no more; another seed compares at other points."""
+    script = (
+        "from qsmprep.core.registration import itk_threads, register_rigid\n"
+        "from test_registration import brain, movement\n"
+        "fixed, moving = brain(0), brain(1).moved_by(movement((5, 3, -4), (4, -3, 5)))\n"
+        "with itk_threads(1):\n"
+        "    for seed in (0, 0, 1):\n"
+        "        found = register_rigid(fixed, moving, seed=seed)\n"
+        "        print(found.matrix.tolist(), found.stretch)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent, capture_output=True, text=True)
+    first, again, other = done.stdout.splitlines()
+    assert first == again != other
 
 
 def test_nothing_is_moved_where_the_headers_are_right():

@@ -100,6 +100,22 @@ def test_the_learning_rate_comes_down_by_the_end_of_the_time(tmp_path, monkeypat
     assert rates[10:] == pytest.approx([params.learning_rate] * 5)
 
 
+def test_minutes_count_from_when_the_caller_says(tmp_path, monkeypatch):
+    """Reading maps and drawing what is validated with take their part; a step is taken all the same."""
+    now = [1000.0]
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def report(step: int, row: dict[str, float]) -> None:
+        now[0] += 6.0
+
+    words = {"minutes": 1.0, "finish": True, "report": report}
+    assert train(tiny(steps=1000), NOTHING, NOTHING, tmp_path / "a", since=1000.0 - 42.0, **words).step == 3
+    now[0] = 1000.0
+    late = train(tiny(steps=1000), NOTHING, NOTHING, tmp_path / "b", since=1000.0 - 99.0, **words)
+    assert late.step == 1
+    assert late.share == 1.0
+
+
 def test_the_physics_of_the_target_comes_in_with_the_steps_or_the_time():
     params = tiny(network="qsminvnet", **SMALL["qsminvnet"], steps=1000)
 
