@@ -31,6 +31,8 @@ import numpy as np
 from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
 from nilearn.image import resample_img
 
+from qsmprep.core.registration import ants_seed
+
 T1 = {2: 110, 3: 72, 4: 25, 5: 25, 7: 105, 8: 75, 10: 95, 11: 78, 12: 85, 13: 102, 14: 25, 15: 25, 16: 98}
 T1 |= {17: 75, 18: 72, 24: 22, 26: 76, 28: 95, 30: 40, 31: 45, 85: 95}
 MIRROR = {2: 41, 3: 42, 4: 43, 5: 44, 7: 46, 8: 47, 10: 49, 11: 50, 12: 51, 13: 52, 17: 53, 18: 54, 26: 58, 28: 60}
@@ -85,7 +87,6 @@ def register(fixed: ants.ANTsImage, moving: ants.ANTsImage, iterations: tuple[in
         aff_metric="mattes",
         syn_metric="mattes",
         reg_iterations=iterations,
-        random_seed=1,
         aff_random_sampling_rate=0.2,
     )
     return found["fwdtransforms"]
@@ -111,7 +112,7 @@ def heads(files: list[Path], brain: nib.Nifti1Image) -> tuple[np.ndarray, np.nda
             table[code] = grey
         head = Volume(table[codes], labels.affine)
         small = [to_ants(v.data, v.affine) for v in (at_spacing(head, 4.0), at_spacing(head, 2.0))]
-        options: dict[str, Any] = {"random_seed": 1}
+        options: dict[str, Any] = {}
         first = ants.registration(
             to_ants(four.data, four.affine),
             small[0],
@@ -194,12 +195,14 @@ def main() -> None:
     brain = nib.Nifti1Image(template.get_fdata() * (mask.get_fdata() > 0), template.affine)
     before = nib.load(args.out / "subcortical_dseg.nii.gz")
     atlas = np.asarray(before.dataobj).astype(np.uint8)
-    shares, affine = heads(sorted(args.head_labels.glob("*.nii.gz"))[: args.heads], brain)
+    with ants_seed(0):
+        shares, affine = heads(sorted(args.head_labels.glob("*.nii.gz"))[: args.heads], brain)
     if not args.keep_cit168:
         atlas[np.isin(atlas, [code for pair in CIT_CODES.values() for code in pair])] = 0
     put_in(atlas, brain.affine, shares, affine)
     if not args.keep_cit168:
-        add_nuclei_of_cit168(atlas, brain, args.cit168, args.mm)
+        with ants_seed(0):
+            add_nuclei_of_cit168(atlas, brain, args.cit168, args.mm)
     image = nib.Nifti1Image(atlas, brain.affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(brain.affine, 4)

@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="DIR", help="folder of checkpoint and log (default: training/NAME)")
     add("--steps", type=int, metavar="N", help="optimiser steps in all (default: the recipe's)")
     add("--minutes", type=float, default=math.inf, metavar="M", help="stop after so many from the start of the "
-        "command, with a checkpoint, though not before a step (0: no step)")  # fmt: skip
+        "command, without those of making scans, with a checkpoint, though not before a step (0: no step)")  # fmt: skip
     add("--finish", action="store_true", help="bring the learning rate down by the end of --minutes, whatever step "
         "that is")  # fmt: skip
     add("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
@@ -126,20 +126,23 @@ class Progress(TerminalBar):
         In all.
     minutes : float
         Time that may be used.
+    since : float
+        From when it counts.
     every_s : float
         Seconds between lines.
     """
 
-    def __init__(self, steps: int, minutes: float, every_s: float = 10.0) -> None:
-        self.steps, self.minutes, self.every_s = steps, minutes, every_s
+    def __init__(self, steps: int, minutes: float, since: float, every_s: float = 10.0) -> None:
+        self.steps, self.minutes, self.since, self.every_s = steps, minutes, since, every_s
         self.begun, self.spoke = time.monotonic(), -math.inf
         self.done, self.loss, self.validation = 0, math.nan, math.nan
         super().__init__(steps, "step")
 
     def words(self, step: int) -> str:
         """Loss, validation and time left."""
-        passed = time.monotonic() - self.begun
-        left = min((self.steps - step) * passed / max(1, self.done), 60 * self.minutes - passed)
+        now = time.monotonic()
+        rest = (self.steps - step) * (now - self.begun) / max(1, self.done)
+        left = min(rest, 60 * self.minutes - (now - self.since))
         parts = [f"loss {self.loss:.3f}"]
         if not math.isnan(self.validation):
             parts.append(f"validation {self.validation:.3f}")
@@ -160,8 +163,8 @@ class Progress(TerminalBar):
             self.spoke = time.monotonic()
 
 
-def learn(args: argparse.Namespace, command: Sequence[str]) -> int:
-    """Gather, train, export; the exit code.
+def learn(args: argparse.Namespace, command: Sequence[str], since: float) -> int:
+    """Gather, train, export; the exit code. The time that may be used began at ``since``.
 
     Raises
     ------
@@ -177,7 +180,6 @@ def learn(args: argparse.Namespace, command: Sequence[str]) -> int:
     from qsmprep.training.recipes import find_recipe
     from qsmprep.training.tasks import task_of
 
-    since = time.monotonic()
     device = resolve_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -199,7 +201,9 @@ def learn(args: argparse.Namespace, command: Sequence[str]) -> int:
         if (out / CHECKPOINT).exists():
             resume(out / CHECKPOINT, params, device)  # refuses one that does not fit before any scan is made
         with Interrupt("this scan of a head") as interrupt:
+            begun = time.monotonic()
             found = material.with_scans(found, params, out, stop=lambda: interrupt.code > 0, report=tell_scan)
+            since += time.monotonic() - begun
         if interrupt.code:
             print("qsmprep-train: interrupted; the same command goes on with the scans", file=sys.stderr)
             return interrupt.code
@@ -207,7 +211,7 @@ def learn(args: argparse.Namespace, command: Sequence[str]) -> int:
     if not (out / "checkpoint.pt").exists():
         record.write_record(out, opened)
     fastest = torch.backends.cudnn.flags(enabled=True, benchmark=True)
-    with Interrupt() as interrupt, Progress(params.steps, args.minutes) as progress, fastest:
+    with Interrupt() as interrupt, Progress(params.steps, args.minutes, since) as progress, fastest:
         state = train(params, found.sources, found.held, out, device=device, minutes=args.minutes, finish=args.finish,
                       since=since, report=progress, stop=lambda: interrupt.code > 0)  # fmt: skip
     record.write_record(out, opened)
@@ -256,10 +260,11 @@ def make_folder(out: Path) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Parse, check and train; system errors become those of the exception tree."""
+    since = time.monotonic()
     args = build_parser().parse_args(argv)
     check(args)
     try:
-        return learn(args, ["qsmprep-train", *argv])
+        return learn(args, ["qsmprep-train", *argv], since)
     except (MemoryError, RuntimeError) as problem:
         from qsmprep.core.device import is_out_of_memory
 

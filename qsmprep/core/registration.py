@@ -379,8 +379,8 @@ def itk_threads(n: int) -> AbstractContextManager[None]:
 
 
 def ants_seed(seed: int) -> AbstractContextManager[None]:
-    """Let ANTs draw the same points each time; the seed that its Python function takes does not reach it."""
-    return _environment("ANTS_RANDOM_SEED", str(seed + 1))
+    """Let ANTs compare images at the same points each time; its Python function ignores `random_seed`."""
+    return _environment("ANTS_RANDOM_SEED", str(seed % (2**31 - 1) + 1))
 
 
 @contextmanager

@@ -85,8 +85,8 @@ class Fine(nn.Module):
 class ConeNet(QSMNetwork):
     r"""Our own network: learned proximal steps, each a small U-Net followed by closed-form data consistency.
 
-    It starts from two total-variation maps, of a strong and a weak penalty that spares the edges of the
-    magnitude where there is one, and also sees the closed-form
+    It starts from two total-variation maps, of a strong and a weak penalty that spares its own edges and
+    those of the magnitude where there is one, and also sees the closed-form
     solution (which keeps what total variation takes for noise), what the present map leaves of the field
     and, where it is ``guided``, the local contrast of the magnitude: where tissues meet, and where the
     field is noisy.

@@ -21,8 +21,9 @@ On a head of 130 x 150 x 110 voxels, tiles of 64 and 96 voxels changed the maps 
 0.01 % (ConeNet).
 """
 
-PHYSICS_BYTES = 250
-"""Memory of the transforms per voxel of the volume: 94 to 123 measured, 178 with the start of ConeNet; networks of
+PHYSICS_BYTES = 270
+"""Memory of the transforms per voxel of the volume: 94 to 123 measured, 236 to 259 by the start
+from total variation alone; networks of
 ``inputs: variation`` hold up to nine volumes more, which is added and not measured."""
 
 WORKING_BYTES = 45

@@ -16,7 +16,7 @@ STRONG, FIRST = 0.12, 16
 number of steps."""
 
 WEAK, SECOND = 0.17, 26
-"""The same of the weak penalty, relative to what the map leaves of the field."""
+"""The same of the weak penalty, relative to what the map leaves of the field; never more than the strong one."""
 
 RENEWED = (10, 16, 22, 30)
 """Steps after which the penalty follows the map's own edges, and from the second stage on what is left of the field."""
@@ -47,9 +47,9 @@ def variation_maps(
     """Susceptibility with a strong and with a weak total-variation penalty.
 
     Edges of the magnitude are spared, as in MEDI (doi:10.1002/mrm.22816), and those of the map itself, as in
-    :func:`qsmprep.core.inversion.tv.tv`, whose function it minimises at fixed numbers of steps and with weights dealt
-    with by majorisation, the second stage going on from the first. Two maps, since which is better depends on noise
-    and mismatch, from place to place.
+    :func:`qsmprep.core.inversion.tv.tv`, whose function it minimises where there is no magnitude, at fixed numbers of
+    steps and with weights dealt with by majorisation, the second stage going on from the first. Two maps, since which
+    is better depends on noise and mismatch, from place to place.
 
     Parameters
     ----------
@@ -103,7 +103,9 @@ def _solve(
         known = space.field(chi)
         left = (field - known[part]) * share
         if step in RENEWED:
-            split.share(_shares(chi, mask, 1.0 if step < FIRST else WEAK * edge / strong * _size(left, share)))
+            split.share(
+                _shares(chi, mask, 1.0 if step < FIRST else (WEAK * edge / strong * _size(left, share)).clamp_max(1.0))
+            )
         split.shrink(chi)
         known[part] += left
         chi = split.solve(space.dipole * space.fft(known))

@@ -326,7 +326,7 @@ def test_a_second_signal_ends_at_once(interruptible):
 def test_a_terminal_sees_a_bar(monkeypatch, capsys):
     for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", "120")):
         monkeypatch.setenv(name, value)
-    with Progress(4, 10.0) as progress:
+    with Progress(4, 10.0, time.monotonic()) as progress:
         for step in (1, 2, 3, 4):
             progress(step, {"loss": 2.0, **({"error_validation": 0.5} if step > 2 else {})})
     told = capsys.readouterr().out
@@ -336,10 +336,51 @@ def test_a_terminal_sees_a_bar(monkeypatch, capsys):
 
 def test_time_left_is_the_shorter_of_both(monkeypatch, capsys):
     monkeypatch.delenv("FORCE_COLOR", raising=False)
-    progress = Progress(1000, 2.0)
+    progress = Progress(1000, 2.0, time.monotonic() - 90.0)
     progress.begun -= 60.0
-    progress(10, {"loss": 1.0})  # one step in a minute: 990 minutes for the rest, but one is left
-    assert "1.0 min left" in capsys.readouterr().out
+    progress(10, {"loss": 1.0})  # one step in a minute: 990 minutes for the rest, but half of one is left
+    assert "0.5 min left" in capsys.readouterr().out
+
+
+def test_an_export_of_a_checkpoint_reads_no_maps(tmp_path, nowhere, recipe, heads):
+    """And a training does."""
+    words = ["metaqsm", "--config", str(recipe), "--labels", str(heads), "--out", "out"]
+    assert main([*words, "--steps", "1"]) == 0
+    for file in heads.iterdir():
+        file.write_bytes(b"no image")
+    assert main([*words, "--minutes", "0", "--export", str(tmp_path / "w")]) == 0
+    assert load("metaqsm", tmp_path / "w")[1].training["data"]["held_out"] == ["head_2"]
+    assert main(words) == 65
+
+
+def test_reading_maps_counts_and_making_scans_does_not(nowhere, recipe, heads, monkeypatch):
+    """On a clock by which either takes an hour."""
+    from qsmprep.training import loop, material
+
+    ahead, told = [0.0], []
+    now, gather = time.monotonic, material.gather
+
+    def hour(*words, **more):
+        ahead[0] += 3600.0
+        return gather(*words, **{**more, "heads": False})
+
+    def scans(found, *words, **more):
+        ahead[0] += 3600.0
+        return found
+
+    monkeypatch.setattr(time, "monotonic", lambda: now() + ahead[0])
+    monkeypatch.setattr(material, "gather", hour)
+    monkeypatch.setattr(material, "with_scans", scans)
+    train = loop.train
+
+    def spy(*words, since, **more):
+        told.append(time.monotonic() - since)
+        return train(*words, **more)
+
+    monkeypatch.setattr(loop, "train", spy)
+    recipe.write_text(yaml.safe_dump({**RECIPE, "scans": {"count": 1, "chance": 0.1}}), encoding="utf-8")
+    assert main(["metaqsm", "--config", str(recipe), "--labels", str(heads), "--out", "out", "--steps", "1"]) == 0
+    assert told == [pytest.approx(3600.0, abs=60.0)]
 
 
 def test_published_commands_hold_no_folders():

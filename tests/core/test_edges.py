@@ -82,6 +82,10 @@ def test_a_flat_map_has_no_edges():
     assert split.shares is None
 
 
+def test_no_mask_has_no_edges():
+    assert flatness(torch.rand(6, 6, 6), torch.zeros(6, 6, 6, dtype=torch.bool), 0.5) is None
+
+
 def test_edges_are_followed_a_few_times_and_not_at_all_at_the_full_weight():
     mask, chi = torch.ones(GRID.shape, dtype=torch.bool), rough()
     split = TotalVariation(Spectral(GRID, 1.0, "cpu"), torch.ones(GRID.shape)[..., :9], 0.1, 0.1)

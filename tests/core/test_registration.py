@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,17 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from qsmprep.core.parameters import NormalisationParams
-from qsmprep.core.registration import Volume, at_spacing, mutual_information, normalise, overlap, register_rigid
+from qsmprep.core.parameters import CoregistrationParams, NormalisationParams
+from qsmprep.core.registration import (
+    Volume,
+    ants_seed,
+    at_spacing,
+    mutual_information,
+    normalise,
+    overlap,
+    register_rigid,
+    stretch_of,
+)
 from qsmprep.errors import DataError
 
 VOXEL_MM = 5.0
@@ -94,8 +104,37 @@ def test_one_seed_gives_one_answer():
         "        print(found.matrix.tolist(), found.stretch)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     first, again, other = done.stdout.splitlines()
     assert first == again != other
+
+
+def test_the_seed_reaches_every_registration(tmp_path, monkeypatch):
+    """By the environment, which is as before afterwards, whatever happens."""
+    import ants
+
+    told: list[tuple[str, str | None]] = []
+
+    def registration(fixed, moving, kind, **words):
+        told.append((kind, os.environ.get("ANTS_RANDOM_SEED")))
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(ants, "registration", registration)
+    image = brain(0)
+    tries = (
+        lambda seed: register_rigid(image, image, seed=seed),
+        lambda seed: stretch_of(image, image, [], CoregistrationParams(), seed),
+        lambda seed: normalise(image, image.data > 0, image, image, folder=tmp_path, seed=seed),
+    )
+    for seed in (0, 5, 2**31 - 2):
+        for attempt in tries:
+            with pytest.raises(RuntimeError, match="enough"):
+                attempt(seed)
+    kinds = ("Rigid", "Affine", "SyN")
+    assert told == [(kind, str(seed + 1)) for seed in (0, 5, 2**31 - 2) for kind in kinds]
+    with ants_seed(-1):
+        assert 0 < int(os.environ["ANTS_RANDOM_SEED"]) < 2**31
+    assert "ANTS_RANDOM_SEED" not in os.environ
 
 
 def test_nothing_is_moved_where_the_headers_are_right():

@@ -13,7 +13,7 @@ from qsmprep.core.parameters import ConeNetParams, LoopNetParams, QSMInvNetParam
 from qsmprep.networks.base import INPUTS
 from qsmprep.networks.geometry import Geometry, field_scale
 from qsmprep.networks.inference import invert
-from qsmprep.networks.variation import LEAST, WEAK, variation_maps
+from qsmprep.networks.variation import LEAST, WEAK, _size, variation_maps
 
 GRID = Grid((40, 44, 36), (0.9, 1.0, 1.2), (0.2, 0.1, 0.97))
 
@@ -40,6 +40,22 @@ def test_the_weak_map_is_that_of_the_method(scene):
     weight = WEAK * GRID.voxel_volume_mm3 ** (1 / 3) * float(np.sqrt(np.mean(left**2)))
     params = TvParams(weight=weight, edge_weight=LEAST, tolerance=0.0, max_iter=200)
     assert nrmse(weak[0, 0].numpy(), tv(field, mask, GRID, params).chi_ppm, mask) < 0.1
+
+
+def test_the_weak_penalty_follows_what_is_left_of_the_trusted_field():
+    generator = torch.Generator().manual_seed(0)
+    left, share = torch.rand(2, 5, 6, 7, generator=generator), torch.rand(2, 5, 6, 7, generator=generator)
+    expected = [float(np.sqrt((a**2).sum() / (b**2).sum())) for a, b in zip(left.numpy(), share.numpy(), strict=True)]
+    assert _size(left, share).flatten().tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_empty_mask_gives_nothing(scene):
+    """In a batch beside one that is not empty."""
+    *_, scaled, inside, image, _ = scene
+    pair = [torch.cat([volume, torch.zeros_like(volume)]) for volume in (scaled, inside, image)]
+    maps = variation_maps(pair[0], pair[1], Geometry(GRID), pair[2])
+    assert torch.equal(maps[:1], variation_maps(scaled, inside, Geometry(GRID), image))
+    assert not maps[1].any()
 
 
 def test_edges_of_the_map_are_spared(scene, monkeypatch):

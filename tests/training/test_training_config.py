@@ -18,7 +18,7 @@ from qsmprep.training.loop import check_patches, learning_rate
 from qsmprep.training.recipes import find_recipe, recipe_folder, recipe_names
 
 MAX_BYTES = 16 * 1024**2
-NEVER_RUN = {f"{name}_h200" for name in ("unet", "mesaqsm", "qsminvnet1", "subcortical_t1w")} | {
+NEVER_RUN = {f"{name}_h200" for name in ("unet", "mesaqsm", "qsminvnet1")} | {
     f"{name}_cpu" for name in ("loopnet", "metaqsm", "qsminvnet")
 }
 """Recipes that say so."""

@@ -110,6 +110,7 @@ def test_minutes_count_from_when_the_caller_says(tmp_path, monkeypatch):
 
     words = {"minutes": 1.0, "finish": True, "report": report}
     assert train(tiny(steps=1000), NOTHING, NOTHING, tmp_path / "a", since=1000.0 - 42.0, **words).step == 3
+    assert train(tiny(steps=1000), NOTHING, NOTHING, tmp_path / "a", since=1000.0 - 42.0, **words).step == 4
     now[0] = 1000.0
     late = train(tiny(steps=1000), NOTHING, NOTHING, tmp_path / "b", since=1000.0 - 99.0, **words)
     assert late.step == 1

@@ -31,7 +31,8 @@ def pdf(
     Sources may lie anywhere outside the mask in a periodic domain that is larger than its bounding
     box by ``padding_mm`` on each side; their periodic images lie outside the mask too, so they are
     harmonic in it and do no harm. The direction of B0 is that of ``grid``. The equations are so badly
-    conditioned that single precision leaves the answer uncertain by a part in a thousand; double is used.
+    conditioned that rounding in single precision would change the answer by a part in a thousand from device to
+    device; double precision is used.
 
     Parameters
     ----------

@@ -110,7 +110,7 @@ def flatness(chi: torch.Tensor, mask: torch.Tensor, least: float) -> torch.Tenso
     Returns
     -------
     (px, py, pz) torch.Tensor or None
-        One outside the mask. None for a map that is flat along an axis in most of the mask.
+        One outside the mask. None for a map that is flat along an axis in most of the mask, or where there is no mask.
     """
     part = tuple(slice(0, n) for n in mask.shape)
     steepness, inside = torch.zeros_like(chi), torch.zeros_like(chi, dtype=torch.bool)
@@ -119,7 +119,7 @@ def flatness(chi: torch.Tensor, mask: torch.Tensor, least: float) -> torch.Tenso
         step = difference(chi, axis, 1.0).abs_().mul_(inside & inside.roll(-1, axis))
         step = step.add_(step.roll(1, axis))
         typical = step[part][mask].median()
-        if float(typical) == 0:
+        if not float(typical) > 0:
             return None
         step.div_(STEEP * typical)
         steepness.addcmul_(step, step)
