@@ -129,23 +129,20 @@ def register_rigid(
         When an image is empty, or the result is no likely position of the same head.
     """
     params = params or CoregistrationParams()
-    import ants
-
     _check_content(fixed, "fixed")
     _check_content(moving, "moving")
     before = mutual_information(fixed, moving, np.eye(4))
-    with ants_seed(seed):
-        started = ants.registration(
-            to_ants(fixed),
-            to_ants(moving),
-            "Rigid",
-            aff_metric="mattes",
-            aff_random_sampling_rate=params.sampling,
-            aff_iterations=(500, 300, 100),
-            aff_shrink_factors=(4, 2, 1),
-            aff_smoothing_sigmas=(2, 1, 0),
-            initial_transform=[str(_write_identity())] if before > 1.02 else None,
-        )
+    started = _register(
+        fixed,
+        moving,
+        "Rigid",
+        seed,
+        params.sampling,
+        aff_iterations=(500, 300, 100),
+        aff_shrink_factors=(4, 2, 1),
+        aff_smoothing_sigmas=(2, 1, 0),
+        initial_transform=[str(_write_identity())] if before > 1.02 else None,
+    )
     matrix = read_matrix(started["fwdtransforms"][-1])
     after = mutual_information(fixed, moving, matrix)
     centre = fixed.affine @ np.append(np.argwhere(fixed.data != 0).mean(axis=0), 1.0)
@@ -178,20 +175,17 @@ def stretch_of(fixed: Volume, moving: Volume, start: list[str], params: Coregist
     float
         Ratio of the largest and the smallest singular value of the map, less one.
     """
-    import ants
-
-    with ants_seed(seed):
-        found = ants.registration(
-            to_ants(fixed),
-            to_ants(moving),
-            "Affine",
-            aff_metric="mattes",
-            aff_random_sampling_rate=params.sampling,
-            aff_iterations=(300, 150),
-            aff_shrink_factors=(4, 2),
-            aff_smoothing_sigmas=(2, 1),
-            initial_transform=start,
-        )
+    found = _register(
+        fixed,
+        moving,
+        "Affine",
+        seed,
+        params.sampling,
+        aff_iterations=(300, 150),
+        aff_shrink_factors=(4, 2),
+        aff_smoothing_sigmas=(2, 1),
+        initial_transform=start,
+    )
     scales = np.linalg.svd(read_matrix(found["fwdtransforms"][0])[:3, :3], compute_uv=False)
     return float(scales[0] / scales[-1] - 1)
 
@@ -238,19 +232,17 @@ def normalise(
 
     inside = Volume(np.where(brain, fixed.data, 0), fixed.affine)
     _check_content(inside, "fixed")
-    target = to_ants(at_spacing(inside, params.voxel_mm))
-    with ants_seed(seed):
-        found = ants.registration(
-            target,
-            to_ants(at_spacing(template, params.voxel_mm)),
-            "SyN",
-            aff_metric="mattes",
-            aff_random_sampling_rate=0.2,
-            syn_metric=params.metric,
-            syn_sampling=4 if params.metric == "CC" else BINS,
-            reg_iterations=(params.coarse, params.middle, params.fine),
-            outprefix=str(folder / "template_"),
-        )
+    found = _register(
+        at_spacing(inside, params.voxel_mm),
+        at_spacing(template, params.voxel_mm),
+        "SyN",
+        seed,
+        0.2,
+        syn_metric=params.metric,
+        syn_sampling=4 if params.metric == "CC" else BINS,
+        reg_iterations=(params.coarse, params.middle, params.fine),
+        outprefix=str(folder / "template_"),
+    )
     transforms = tuple(Path(path) for path in found["fwdtransforms"])
     grid = to_ants(Volume(np.zeros(fixed.data.shape), fixed.affine))
     names = [str(path) for path in transforms]
@@ -353,6 +345,17 @@ def at_spacing(volume: Volume, voxel_mm: float) -> Volume:
     matrix[:3, 3] = (step - 1) / 2
     data = ndimage.affine_transform(smooth, np.diag(step), matrix[:3, 3], tuple(shape), order=1, mode="nearest")
     return Volume(data, volume.affine @ matrix)
+
+
+def _register(fixed: Volume, moving: Volume, kind: str, seed: int, sampling: float, **more: Any) -> dict[str, Any]:
+    """What ANTs finds by mutual information of a share of the voxels, the same each time for one seed."""
+    import ants
+
+    with ants_seed(seed):
+        found: dict[str, Any] = ants.registration(
+            to_ants(fixed), to_ants(moving), kind, aff_metric="mattes", aff_random_sampling_rate=sampling, **more
+        )
+    return found
 
 
 def _write_identity() -> Path:
