@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from network_heads import (
     B0_T,
     BACKGROUND,
@@ -43,9 +42,10 @@ from network_heads import (
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from qsmprep.core.dipole import forward_field, padded_shape
+from qsmprep.core.dipole import forward_field
 from qsmprep.core.grid import Grid
 from qsmprep.core.kspace import box_average
+from qsmprep.core.simulate import anisotropic_field
 from qsmprep.core.units import rad_per_ppm
 from qsmprep.phantom.anatomy import label_index
 
@@ -244,30 +244,11 @@ def acquired(
 
 
 def anisotropy(head: Head, grid: Grid, block_mm: Block) -> Volume:
-    r"""Field of white matter whose susceptibility is a tensor along smooth random fibres, at any scale.
-
-    :math:`f = F^{-1}[b\cdot\hat v/3 - (k\cdot b)(k\cdot\hat v)/k^2]` with :math:`v = (n n^T - I/3)\,b` per voxel.
-    """
+    """Field of white matter whose susceptibility is a tensor along smooth random fibres, at any scale."""
     rng = np.random.default_rng([head.seed, 5])
     fibres = np.stack([smooth(rng, block_mm, FIBRE_MM, grid.shape) for _ in range(3)])
     fibres /= np.maximum(np.linalg.norm(fibres, axis=0), 1e-6)
-    b0 = np.array(grid.b0_dir, dtype=np.float32)
-    along = np.tensordot(b0, fibres, axes=1)
-    share = box_average(head.white, grid.shape)
-    vector = share * (along * fibres - b0.reshape(3, 1, 1, 1) / 3)
-    padded = padded_shape(grid.shape)
-    k = [np.fft.fftfreq(n, mm) for n, mm in zip(padded[:2], grid.voxel_mm[:2], strict=True)]
-    k.append(np.fft.rfftfreq(padded[2], grid.voxel_mm[2]))
-    axes = np.meshgrid(*[line.astype(np.float32) for line in k], indexing="ij", sparse=True)
-    square = axes[0] ** 2 + axes[1] ** 2 + axes[2] ** 2
-    square[0, 0, 0] = 1.0
-    towards = (axes[0] * b0[0] + axes[1] * b0[1] + axes[2] * b0[2]) / square
-    total = torch.zeros(square.shape, dtype=torch.complex64)
-    for axis in range(3):
-        spectrum = torch.fft.rfftn(torch.from_numpy(np.ascontiguousarray(vector[axis])), s=padded)
-        total += spectrum * torch.from_numpy(b0[axis] / 3 - towards * axes[axis])
-    nx, ny, nz = grid.shape
-    return torch.fft.irfftn(total, s=padded)[:nx, :ny, :nz].numpy()
+    return anisotropic_field(box_average(head.white, grid.shape), fibres, grid)
 
 
 def outside(head: Head, grid: Grid, mask: Mask, block_mm: Block) -> Volume:

@@ -36,6 +36,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--snr", type=float, default=90.0, help="of white matter at the first echo; inf for no noise")
     parser.add_argument("--shim-order", type=int, default=2, choices=(-1, 0, 1, 2), help="-1 for no shim")
     parser.add_argument("--fine-mm", type=float, default=1.15, help="largest voxel of the simulation")
+    parser.add_argument(
+        "--anisotropy",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="spread of the field of white matter whose susceptibility depends on direction, which no map explains, "
+        "relative to that of the local field",
+    )
     parser.add_argument("--suffix", default="MEGRE", choices=("MEGRE", "T2starw"))
     parser.add_argument("--vendor", default="siemens", choices=("siemens", "philips"), help="how phase is stored")
     parser.add_argument("--t1w-mm", type=float, default=1.0, help="voxel size of a T1-weighted image; 0 for none")
@@ -84,6 +92,7 @@ def _plan(options: argparse.Namespace) -> Plan:
             snr=options.snr,
             shim_order=options.shim_order,
             fine_mm=options.fine_mm,
+            anisotropy=options.anisotropy,
         )
     except DataError as error:
         raise UsageError(error.what, expected=error.expected) from None

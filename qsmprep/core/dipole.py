@@ -67,6 +67,33 @@ def dipole_kernel(
     .. [1] Marques and Bowtell, Concepts Magn. Reson. B 25:65 (2005), doi:10.1002/cmr.b.20034
     .. [2] Salomir et al., Concepts Magn. Reson. B 19:26 (2003), doi:10.1002/cmr.b.10083
     """
+    squares, odds = spatial_lines(grid, device=device)
+    nx, ny, nz = grid.shape
+    kernel = torch.empty((nx, ny, nz // 2 + 1), device=device, dtype=dtype)
+    rows = max(1, AT_ONCE // (ny * (nz // 2 + 1)))
+    for first in range(0, nx, rows):
+        part = slice(first, first + rows)
+        kernel[part] = _quotient([squares[0][part], *squares[1:]], [odds[0][part], *odds[1:]], grid.b0_dir)
+    kernel[0, 0, 0] = 0.0
+    return kernel
+
+
+def spatial_lines(grid: Grid, *, device: str | torch.device = "cpu") -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Squared spatial frequencies along each axis of the half spectrum, and those for products of two axes.
+
+    Parameters
+    ----------
+    grid : Grid
+        Grid of the (padded) volume.
+    device
+        Of the result.
+
+    Returns
+    -------
+    squares, odds : list of three torch.Tensor
+        In 1/mm² and 1/mm, float64, each along its own axis of three; ``odds`` are zero at the Nyquist frequency of
+        even lengths, where plus and minus are the same.
+    """
     squares, odds = [], []
     for axis, (n, mm) in enumerate(zip(grid.shape, grid.voxel_mm, strict=True)):
         k = np.fft.rfftfreq(n, mm) if axis == 2 else np.fft.fftfreq(n, mm)
@@ -77,14 +104,7 @@ def dipole_kernel(
         view[axis] = -1
         squares.append(torch.from_numpy(k**2).view(view).to(device))
         odds.append(torch.from_numpy(odd).view(view).to(device))
-    nx, ny, nz = grid.shape
-    kernel = torch.empty((nx, ny, nz // 2 + 1), device=device, dtype=dtype)
-    rows = max(1, AT_ONCE // (ny * (nz // 2 + 1)))
-    for first in range(0, nx, rows):
-        part = slice(first, first + rows)
-        kernel[part] = _quotient([squares[0][part], *squares[1:]], [odds[0][part], *odds[1:]], grid.b0_dir)
-    kernel[0, 0, 0] = 0.0
-    return kernel
+    return squares, odds
 
 
 def _quotient(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qsmprep.core.dipole import forward_field
+from qsmprep.core.dipole import forward_field, padded_shape, spatial_lines
 from qsmprep.core.grid import Grid
 from qsmprep.core.kspace import box_average, crop_kspace
 from qsmprep.core.units import hz_per_ppm
@@ -142,6 +142,55 @@ def local_field(
     referenced = np.where(brain, chi_ppm - np.mean(chi_ppm[brain], dtype=np.float64), 0.0).astype(np.float32)
     field = forward_field(referenced, grid, device=device)
     return np.where(brain, field, np.float32(0)), referenced
+
+
+def anisotropic_field(
+    anisotropy_ppm: NDArray[np.floating], fibres: NDArray[np.floating], grid: Grid, *, device: str = "cpu"
+) -> Volume:
+    r"""Field of fibres whose susceptibility along them is not that across them.
+
+    The susceptibility tensor :math:`\Delta\chi\,(n n^T - I/3)` has no isotropic part, so that no map of
+    susceptibility is right for this field: :math:`f = F^{-1}[b\cdot\hat v/3 - (k\cdot b)(k\cdot\hat v)/k^2]` with
+    :math:`v = \Delta\chi\,(n n^T - I/3)\,b`.
+
+    Parameters
+    ----------
+    anisotropy_ppm : (nx, ny, nz) array
+        :math:`\Delta\chi`, the susceptibility along the fibres less that across them, in ppm.
+    fibres : (3, nx, ny, nz) array
+        Unit vectors :math:`n` along the array axes; either sense.
+    grid : Grid
+        Grid of both.
+    device : str
+        Torch device.
+
+    Returns
+    -------
+    (nx, ny, nz) float32 array
+        Field offset in ppm of B0.
+
+    References
+    ----------
+    .. [1] Liu, Magn. Reson. Med. 63:1471 (2010), doi:10.1002/mrm.22482
+    """
+    _check_volume("anisotropy_ppm", anisotropy_ppm, grid)
+    if fibres.shape != (3, *grid.shape):
+        raise DataError(f"fibres have the shape {fibres.shape}", expected=f"{(3, *grid.shape)}, three components first")
+    b0, strength = np.array(grid.b0_dir, dtype=np.float32), np.asarray(anisotropy_ppm, dtype=np.float32)
+    along = strength * np.tensordot(b0, np.asarray(fibres, dtype=np.float32), axes=1)
+    padded = padded_shape(grid.shape)
+    squares, odds = spatial_lines(grid.with_shape(padded), device=device)
+    k2 = (squares[0] + squares[1] + squares[2]).float()
+    k2[0, 0, 0] = 1.0
+    total = torch.zeros(k2.shape, dtype=torch.complex64, device=device)
+    for axis in range(3):
+        part = _tensor(along * fibres[axis] - strength * (b0[axis] / 3), device)
+        cross = sum(float(b0[other]) * odds[other] for other in range(3) if other != axis)
+        towards = (float(b0[axis]) * squares[axis] + cross * odds[axis]).float() / k2
+        total += torch.fft.rfftn(part, s=padded) * (float(b0[axis]) / 3 - towards)
+    total[0, 0, 0] = 0.0
+    nx, ny, nz = grid.shape
+    return torch.fft.irfftn(total, s=padded)[:nx, :ny, :nz].cpu().numpy()
 
 
 def shim_field(field_ppm: NDArray[np.floating], brain: NDArray[np.bool_], grid: Grid, *, order: int = 2) -> Volume:

@@ -9,10 +9,20 @@ from dataclasses import dataclass
 import nibabel.orientations as nio
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from qsmprep.core.grid import Grid
+from qsmprep.core.grid import Grid, bounding_box
 from qsmprep.core.kspace import box_average
-from qsmprep.core.simulate import Acquired, acquire, centred_mm, head_field, local_field, shim_field, spoiled_signal
+from qsmprep.core.simulate import (
+    Acquired,
+    acquire,
+    anisotropic_field,
+    centred_mm,
+    head_field,
+    local_field,
+    shim_field,
+    spoiled_signal,
+)
 from qsmprep.errors import DataError
 from qsmprep.phantom.anatomy import label_index
 from qsmprep.phantom.canvas import Slices, Volume, rotation
@@ -24,6 +34,9 @@ HEAD_BOX_MM = ((-92.0, 92.0), (-118.0, 118.0), (-185.0, 94.0))
 
 OVERSAMPLING = 1.3
 """Fewest fine voxels per acquired voxel along each axis."""
+
+FIBRE_MM = 9.0
+"""Scale on which the fibres of white matter turn."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,9 @@ class Protocol:
         Order of the shim, or -1 for none.
     fine_mm : float
         Largest voxel of the simulation.
+    anisotropy : float
+        Spread of the field of white matter whose susceptibility depends on the direction of its fibres, relative to
+        that of the true local field. No map explains it.
     """
 
     voxel_mm: tuple[float, float, float] = (2.0, 2.0, 2.0)
@@ -64,6 +80,7 @@ class Protocol:
     snr: float = 90.0
     shim_order: int = 2
     fine_mm: float = 1.15
+    anisotropy: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.voxel_mm) != 3 or not all(0.2 <= v <= 10 for v in self.voxel_mm):
@@ -72,6 +89,8 @@ class Protocol:
             raise DataError(f"simulation at {self.fine_mm} mm and {self.b0_t} T", expected="0.2 to 10 mm, above 0 T")
         if not self.snr > 0:
             raise DataError(f"a signal-to-noise ratio of {self.snr}", expected="above 0; inf for no noise")
+        if not 0 <= self.anisotropy < math.inf:
+            raise DataError(f"an anisotropic field of {self.anisotropy} of the local one", expected="0 or more")
         if sorted(self.orientation) not in (sorted(c) for c in itertools.product("LR", "AP", "IS")):
             raise DataError(f"the orientation is {self.orientation!r}", expected="one each of LR, AP and IS, as in LAS")
         if not self.te_s or any(te <= 0 for te in self.te_s) or max(self.te_s) >= self.tr_s:
@@ -136,16 +155,17 @@ def scan(subject: Subject, protocol: Protocol, *, device: str = "cpu") -> Scan:
     whole_shape, whole_affine, at = extend(fine_shape, fine_affine)
     whole = build_head(subject, whole_shape, whole_affine, b0_t=protocol.b0_t)
     field = head_field(whole.chi_ppm, whole.grid, device=device)
+    local, chi = local_field(whole.chi_ppm, whole.brain_mask, whole.grid, device=device)
+    if protocol.anisotropy:
+        add_anisotropy(field, local, whole, whole_affine, protocol.anisotropy, subject.seed, device)
     if protocol.shim_order >= 0:
         field -= shim_field(field, whole.brain_mask, whole.grid, order=protocol.shim_order)
-    local, chi = local_field(whole.chi_ppm, whole.brain_mask, whole.grid, device=device)
     head = whole.part(at)
     del whole
     rng = np.random.default_rng([*subject.seed, 5])
     bias, offset = coil(head.grid, rng)
     m0 = spoiled_signal(head.density, head.t1_s, tr_s=protocol.tr_s, flip_deg=protocol.flip_deg)
     m0 *= bias * slab_profile(head.grid)
-    white = (head.labels == label_index("white", False)) | (head.labels == label_index("white", True))
     acquired = acquire(
         m0,
         head.r2star_hz,
@@ -155,7 +175,7 @@ def scan(subject: Subject, protocol: Protocol, *, device: str = "cpu") -> Scan:
         te_s=protocol.te_s,
         b0_t=protocol.b0_t,
         snr=protocol.snr,
-        reference=white,
+        reference=white_matter(head),
         rng=rng,
         offset_rad=offset,
         shift_ppm=head.shift_ppm,
@@ -165,6 +185,62 @@ def scan(subject: Subject, protocol: Protocol, *, device: str = "cpu") -> Scan:
     brain = share >= 0.5
     maps = [brain_average(v, head.brain_mask, share, brain) for v in (chi[at], local[at], field[at], head.r2star_hz)]
     return Scan(acquired, affine, brain, majority(head, shape, brain), *maps)
+
+
+def add_anisotropy(
+    field_ppm: Volume,
+    local_ppm: Volume,
+    head: HeadModel,
+    affine: NDArray[np.float64],
+    share: float,
+    seed: tuple[int, ...],
+    device: str = "cpu",
+) -> None:
+    """Add the field of anisotropic white matter, where the brain is, in place.
+
+    Parameters
+    ----------
+    field_ppm, local_ppm : float32 arrays
+        Total and local field in ppm on the grid of ``head``.
+    head : HeadModel
+    affine : (4, 4) array
+        Of its grid.
+    share : float
+        Spread of the added field in the brain relative to that of ``local_ppm``.
+    seed : tuple of int
+        Of the fibres, which turn smoothly and at random.
+    """
+    box, brain = bounding_box(head.brain_mask), head.brain_mask
+    corner = affine.copy()
+    corner[:3, 3] += affine[:3, :3] @ np.array([part.start for part in box], dtype=float)
+    white = white_matter(head)[box].astype(np.float32)
+    grid = head.grid.with_shape(white.shape)  # type: ignore[arg-type]
+    part = anisotropic_field(white, fibres(white.shape, corner, seed), grid, device=device)
+    spread = float(part[brain[box]].std())
+    if spread > 0:
+        field_ppm[box] += part * np.float32(share * float(local_ppm[brain].std()) / spread)
+
+
+def fibres(shape: tuple[int, ...], affine: NDArray[np.float64], seed: tuple[int, ...]) -> Volume:
+    """Unit vectors along the axes of a grid that turn smoothly, the same for every grid in the scanner."""
+    step = FIBRE_MM / 1.5
+    rng = np.random.default_rng([*seed, 7])
+    counts = [math.ceil((high - low) / step) + 1 for low, high in HEAD_BOX_MM]
+    coarse = [ndimage.gaussian_filter(rng.standard_normal(counts), 1.5) for _ in range(3)]
+    index = np.indices(shape, dtype=np.float32).reshape(3, -1)
+    to_lattice = affine[:3, :3] / step
+    origin = (affine[:3, 3] - np.array(HEAD_BOX_MM)[:, 0]) / step
+    at = (to_lattice @ index + origin[:, None]).astype(np.float32)
+    world = np.stack([ndimage.map_coordinates(c.astype(np.float32), at, order=1, mode="nearest") for c in coarse])
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    found = axes.T @ world
+    found /= np.maximum(np.linalg.norm(found, axis=0), 1e-9)
+    return found.reshape(3, *shape).astype(np.float32)
+
+
+def white_matter(head: HeadModel) -> NDArray[np.bool_]:
+    """Where white matter is."""
+    return (head.labels == label_index("white", False)) | (head.labels == label_index("white", True))
 
 
 def t1_weighted(subject: Subject, protocol: Protocol, *, voxel_mm: float, snr: float = 60.0) -> tuple[Volume, NDArray]:

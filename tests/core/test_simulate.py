@@ -13,6 +13,7 @@ from qsmprep.core.grid import Grid
 from qsmprep.core.kspace import box_average, crop_kspace
 from qsmprep.core.simulate import (
     acquire,
+    anisotropic_field,
     centred_mm,
     head_field,
     local_field,
@@ -259,3 +260,35 @@ def test_wrong_input_is_named():
         crop_kspace(torch.ones(8, 8, 8), (9, 8, 8))
     with pytest.raises(DataError, match="shim order"):
         shim_field(ones, ones > 0, grid, order=3)
+
+
+@pytest.mark.parametrize("along, share", [(True, 2 / 3), (False, -1 / 3)])
+def test_fibres_along_or_across_b0_are_a_dipole_field(along, share):
+    """The tensor is then a multiple of the identity for B0: 2/3 or -1/3 of an isotropic source."""
+    grid = Grid((24, 20, 16), (1.0, 1.2, 2.0), (0.6, 0.0, 0.8))
+    strength = smooth(grid.shape, 3)
+    direction = np.array(grid.b0_dir) if along else np.array([0.8, 0.0, -0.6])
+    fibres = np.broadcast_to(-direction.reshape(3, 1, 1, 1), (3, *grid.shape))
+    np.testing.assert_allclose(
+        anisotropic_field(strength, fibres, grid), share * forward_field(strength, grid), atol=3e-6 * strength.max()
+    )
+
+
+def test_an_anisotropic_field_turns_with_the_axes():
+    rng = np.random.default_rng(4)
+    fibres = rng.standard_normal((3, 12, 14, 16))
+    fibres /= np.linalg.norm(fibres, axis=0)
+    strength, b0 = smooth((12, 14, 16), 5), np.array([0.36, 0.48, 0.8])
+    field = anisotropic_field(strength, fibres, Grid((12, 14, 16), (1.0, 1.5, 2.0), tuple(b0)))
+    order = (2, 0, 1)
+    turned = anisotropic_field(
+        strength.transpose(order),
+        fibres[list(order)].transpose(0, 3, 1, 2),
+        Grid((16, 12, 14), (2.0, 1.0, 1.5), tuple(b0[list(order)])),
+    )
+    np.testing.assert_allclose(turned, field.transpose(order), atol=1e-5 * np.abs(field).max())
+
+
+def test_fibres_of_another_shape_are_refused():
+    with pytest.raises(DataError, match="three components first"):
+        anisotropic_field(np.ones((4, 4, 4)), np.ones((4, 4, 4, 3)), Grid((4, 4, 4), (1.0, 1.0, 1.0)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -12,7 +14,7 @@ from qsmprep.errors import DataError
 from qsmprep.phantom.anatomy import LABELS
 from qsmprep.phantom.canvas import ellipsoid, rotation, tube
 from qsmprep.phantom.head import build_head
-from qsmprep.phantom.scan import Protocol, extend, fine_grid, scan
+from qsmprep.phantom.scan import Protocol, extend, fibres, fine_grid, scan
 from qsmprep.phantom.subject import Person, draw_subject
 
 COARSE = Protocol(voxel_mm=(4.0, 4.0, 4.0), te_s=(0.01,), fine_mm=3.0, snr=np.inf)
@@ -151,6 +153,30 @@ def test_a_tilted_stack_sees_the_same_field(subject):
         assert got.std() == pytest.approx(expected.std(), rel=0.2), name
 
 
+def test_anisotropic_white_matter_adds_a_field_of_known_spread(subject):
+    plan = replace(COARSE, shim_order=-1)
+    plain, more = scan(subject, plan), scan(subject, replace(plan, anisotropy=0.5))
+    added = (more.total_ppm - plain.total_ppm)[plain.brain]
+    assert added.std() == pytest.approx(0.5 * plain.local_ppm[plain.brain].std(), rel=0.15)
+    for name in ("chi_ppm", "local_ppm", "r2star_hz"):
+        np.testing.assert_array_equal(getattr(more, name), getattr(plain, name))
+
+
+def test_fibres_are_the_same_in_every_stack():
+    """At the same points of the scanner, in scanner axes, whatever the order and tilt of the stack."""
+    plans = [replace(COARSE, orientation=name, tilt_deg=tilt) for name, tilt in (("RAS", 0.0), ("PSR", 20.0))]
+    grids = [plan.acquired_grid() for plan in plans]
+    found = [fibres(*grid, (7, 1)) for grid in grids]
+    world = [np.tensordot(affine[:3, :3] / 4.0, f, axes=1) for f, (_, affine) in zip(found, grids, strict=True)]
+    middle = np.argwhere(np.ones((6, 6, 6))) + 15
+    other = (middle @ grids[0][1][:3, :3].T + grids[0][1][:3, 3] - grids[1][1][:3, 3]) @ np.linalg.inv(
+        grids[1][1][:3, :3]
+    ).T
+    there = np.stack([ndimage.map_coordinates(w, other.T, order=1) for w in world[1]])
+    here = world[0][(slice(None), *middle.T)]
+    assert np.median((here * there).sum(axis=0)) > 0.97
+
+
 def test_a_frontal_sinus_raises_the_field_below_the_frontal_lobe(subject):
     """Air below the brain: higher field above it along B0, as in every gradient-echo image."""
     shape, affine, _ = extend(*fine_grid(*COARSE.acquired_grid(), 3.0))
@@ -183,5 +209,7 @@ def test_wrong_protocols_are_named(subject):
         Protocol(voxel_mm=(0.0, 1.0, 1.0))
     with pytest.raises(DataError, match="echo times"):
         Protocol(te_s=(0.04,))
+    with pytest.raises(DataError, match="anisotropic"):
+        Protocol(anisotropy=-0.1)
     with pytest.raises(DataError, match="outside the grid"):
         build_head(subject, (8, 8, 8), np.diag([1.0, 1.0, 1.0, 1.0]) + np.eye(4, k=3) * 400)
