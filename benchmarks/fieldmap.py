@@ -48,7 +48,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Head:
-    """A person and a scan. ``snr`` is that of white matter at the first echo."""
+    """A person and a scan. ``snr`` is that of white matter at the first echo; ``anisotropy`` is `Protocol`'s."""
 
     seed: int
     b0_t: float
@@ -56,6 +56,7 @@ class Head:
     snr: float
     tilt_deg: float = 0.0
     lesions: tuple[str, ...] = ()
+    anisotropy: float = 0.0
 
     @property
     def name(self) -> str:
@@ -169,7 +170,7 @@ def measure_phase(head: Head) -> Case:
     subject = draw_subject(Person(float(ages), sexes, lesions=head.lesions), (head.seed, 0))
     te_s = TE_S[head.b0_t]
     plan = Protocol(head.voxel_mm, tilt_deg=head.tilt_deg, te_s=te_s, tr_s=0.04, b0_t=head.b0_t, snr=head.snr)
-    truth = scan(subject, plan)
+    truth = scan(subject, replace(plan, anisotropy=head.anisotropy))
     grid = Grid.from_affine(truth.brain.shape, truth.affine)
     found = measure(Echoes(truth.acquired.images, te_s, head.b0_t), truth.brain, grid)
     return Case(
