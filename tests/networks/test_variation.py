@@ -58,6 +58,19 @@ def test_an_empty_mask_gives_nothing(scene):
     assert not maps[1].any()
 
 
+def test_a_strong_source_that_is_hardly_trusted_is_found():
+    """As a haemorrhage: its own field counts little, and comes to its size in the few steps that there are."""
+    axes = [(np.arange(n) - n / 2) * mm for n, mm in zip(GRID.shape, GRID.voxel_mm, strict=True)]
+    radius = np.sqrt(sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij")))
+    chi = torch.from_numpy(np.where(radius < 4, 50.0, 0.0).astype(np.float32))[None, None]
+    geometry, mask = Geometry(GRID), torch.ones_like(chi)
+    field = geometry.field(chi)
+    weights = torch.where(torch.from_numpy(radius < 6), 0.02, 1.0)[None, None].float()
+    weak = variation_maps(field, mask, geometry, None, weights)[:, 1:]
+    inside = chi > 0
+    assert float((weak - chi)[inside].square().mean().sqrt()) < 0.25 * 50
+
+
 def test_edges_of_the_map_are_spared(scene, monkeypatch):
     """Which of the maps is nearer to the truth where that is steep."""
     _, mask, chi, scaled, inside, _, scale = scene

@@ -138,16 +138,16 @@ class FieldTerm(DataTerm):
 
     Parameters
     ----------
-    problem : Problem
-        Field :math:`f` in ppm and weights :math:`W`, zero outside the mask.
+    field_ppm, weights : torch.Tensor
+        Field :math:`f` (in any unit) and weights :math:`W`, zero outside the mask; batches are welcome.
     penalty : float
         :math:`\mu` of the quadratic that ties :math:`z` to the field of the map.
     """
 
-    def __init__(self, problem: Problem, penalty: float) -> None:
-        self.field_ppm = problem.field_ppm
-        self.weights = problem.weights
-        weights2 = problem.weights**2
+    def __init__(self, field_ppm: torch.Tensor, weights: torch.Tensor, penalty: float) -> None:
+        self.field_ppm = field_ppm
+        self.weights = weights
+        weights2 = weights**2
         self.share = weights2 / (weights2 + penalty)
 
     def proximal(self, v: torch.Tensor) -> torch.Tensor:

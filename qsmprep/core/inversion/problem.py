@@ -226,10 +226,10 @@ class Spectral:
         return self.ifft(spectrum)
 
     def pad(self, volume: torch.Tensor) -> torch.Tensor:
-        """Zero-padded copy."""
-        nx, ny, nz = volume.shape
-        padded = torch.zeros(self.shape, dtype=torch.float32, device=self.device)
-        padded[:nx, :ny, :nz] = volume
+        """Zero-padded copy of one volume or several."""
+        nx, ny, nz = volume.shape[-3:]
+        padded = torch.zeros((*volume.shape[:-3], *self.shape), dtype=torch.float32, device=self.device)
+        padded[..., :nx, :ny, :nz] = volume
         return padded
 
     def mean(self, spectrum: torch.Tensor) -> float:

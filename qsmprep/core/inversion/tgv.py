@@ -125,7 +125,7 @@ class _Balls:
                 continue
             free &= ~chosen
             local = (problem.field_ppm - space.ifft(field * mean)[self.part]) * chosen
-            term = FieldTerm(replace(problem, field_ppm=local, weights=problem.weights * chosen), params.fidelity)
+            term = FieldTerm(local, problem.weights * chosen, params.fidelity)
             self.kernels.append((1.0 - mean) * space.dipole)
             start = space.pad(local)
             self.splits.append(DataSplit(term, start, self.part, RELAXATION))

@@ -74,4 +74,4 @@ def tv(
         field_ppm, mask, grid, weights=weights, magnitude=magnitude, rad_per_ppm=rad_per_ppm, device=device
     )
     space = Spectral(problem.grid, ITERATIVE_PAD, problem.device)
-    return total_variation(problem, space, params, FieldTerm(problem, params.fidelity))
+    return total_variation(problem, space, params, FieldTerm(problem.field_ppm, problem.weights, params.fidelity))
