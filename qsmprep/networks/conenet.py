@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,13 @@ SIDE = 10
 
 CHANNELS = 6
 """Field, closed-form solution, strong total variation, present map, what it leaves of the field, mask."""
+
+
+REACH = 5
+"""Voxels along each axis that a voxel of the stage on the full grid depends on: five convolutions of 3 x 3 x 3."""
+
+SLAB = 2**21
+"""Voxels of the full grid that this stage is run on together where no gradient is wanted, to bound the memory."""
 
 
 class Modulated(nn.Module):
@@ -73,13 +81,42 @@ class Fine(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, entry: torch.Tensor, features: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
-        """The correction, after space to depth as both volumes are."""
+        """The correction, after space to depth as both volumes are; for inference in slabs, with the same result."""
         lower = self.lower(features)
+        slabs = [(slice(None), slice(None))] if torch.is_grad_enabled() else self.slabs(entry.shape)
+        axis = 2 + _longest(entry.shape)
+        parts = []
+        for seen, kept in slabs:
+            at = (slice(None),) * axis
+            part = self.correct(entry[(*at, seen)], lower[(*at, seen)], code)
+            parts.append(part[(*at, kept)])
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=axis)
+
+    def slabs(self, shape: tuple[int, ...]) -> list[tuple[slice, slice]]:
+        """Along the longest axis: what is put in, and which part of what comes out is right."""
+        n = shape[2 + _longest(shape)]
+        margin = -(-REACH // self.shuffle)
+        layer = math.prod(shape[2:]) // n * self.shuffle**3
+        thickness = max(SLAB // max(layer, 1) - 2 * margin, 2 * margin)
+        found = []
+        for begin in range(0, n, thickness):
+            end = min(begin + thickness, n)
+            first, last = max(begin - margin, 0), min(end + margin, n)
+            found.append((slice(first, last), slice(begin - first, end - first)))
+        return found
+
+    def correct(self, entry: torch.Tensor, lower: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+        """The correction of a volume or a slab of it."""
         volume = self.entry(to_space(entry, self.shuffle))
         volume = functional.leaky_relu(volume + (upsample(lower) if self.shuffle == 2 else lower), 0.1)
         for block in self.blocks:
             volume = block(volume, code)
         return to_depth(self.head(volume), self.shuffle)
+
+
+def _longest(shape: tuple[int, ...]) -> int:
+    """The longest axis of ``(batch, channels, nx, ny, nz)``: 0, 1 or 2."""
+    return max(range(3), key=lambda axis: shape[2 + axis])
 
 
 class ConeNet(QSMNetwork):

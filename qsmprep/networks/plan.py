@@ -8,6 +8,7 @@ from itertools import product
 import torch
 
 from qsmprep.networks.base import QSMNetwork
+from qsmprep.networks.conenet import SLAB
 from qsmprep.networks.ghpa import GHPA
 from qsmprep.networks.metaqsm import WPConv
 from qsmprep.networks.tiles import Tiles
@@ -34,7 +35,7 @@ ATTENTION_BYTES = 54
 is not needed at the same time, that is more than the 1055 bytes a voxel that LoopNet took in all."""
 
 FINE_BYTES = 25
-"""Memory of ConeNet's stage on the full grid per voxel of that grid and channel: 21 measured."""
+"""Memory of ConeNet's stage on the full grid per voxel of a slab of that grid and channel: 21 measured."""
 
 SHARE = 0.8
 """Part of the free memory that is planned with."""
@@ -62,7 +63,8 @@ def plan_tiles(network: QSMNetwork, shape: tuple[int, ...], tile: int, device: t
         edge = -(-tile // network.shuffle // align) * align
         return Tiles(max(edge, overlap + align), overlap, align)
     voxels = math.prod(shape)
-    free = SHARE * free_bytes(device) - PHYSICS_BYTES * voxels * network.shuffle**3
+    full = voxels * network.shuffle**3
+    free = SHARE * free_bytes(device) - PHYSICS_BYTES * full - fine_bytes(network, full)
     need = working_bytes(network)
     if need * voxels <= free:
         return Tiles(0, overlap, align)
@@ -110,9 +112,13 @@ def working_bytes(network: QSMNetwork) -> float:
     head = network.head
     width = head.shape[1] if isinstance(head, WPConv) else head.in_channels
     attention = any(isinstance(module, GHPA) for module in network.modules())
+    return width * (ATTENTION_BYTES if attention else WORKING_BYTES)
+
+
+def fine_bytes(network: QSMNetwork, voxels: int) -> float:
+    """Memory in bytes that a stage on the full grid of so many voxels needs; 0 without one."""
     fine = getattr(network, "fine", None)
-    extra = 0 if fine is None else FINE_BYTES * fine.entry.out_channels * network.shuffle**3
-    return width * (ATTENTION_BYTES if attention else WORKING_BYTES) + extra
+    return 0 if fine is None else FINE_BYTES * fine.entry.out_channels * min(voxels, SLAB)
 
 
 def free_bytes(device: torch.device) -> float:

@@ -21,6 +21,7 @@ from qsmprep.core.parameters import ConeNetParams, LoopNetParams
 from qsmprep.errors import DataError, OutOfMemoryError, UsageError
 from qsmprep.networks import plan
 from qsmprep.networks.card import FOLDER, outside
+from qsmprep.networks.conenet import SLAB
 from qsmprep.networks.geometry import Geometry
 from qsmprep.networks.inference import Frame, Runner, invert
 from qsmprep.networks.tiles import Tiles
@@ -375,11 +376,12 @@ def test_memory_of_every_network_is_known(name):
 
 
 def test_memory_of_the_stage_on_the_full_grid_is_counted():
-    """By its channels, and per voxel of the full grid, of which there are more."""
-    bare, thin, thick = (plan.working_bytes(build("conenet", {"base": 4, "fine": fine})) for fine in (0, 4, 8))
-    assert bare < thin
-    assert thick - bare == 2 * (thin - bare)
-    assert thin - bare > 8 * 4 * 4  # float32 of the full grid: eight voxels for each one of the half-resolution grid
+    """By its channels and the voxels of a slab; a network without it needs none."""
+    bare, thin, thick = (build("conenet", {"base": 4, "fine": fine}) for fine in (0, 4, 8))
+    assert plan.working_bytes(bare) == plan.working_bytes(thin)
+    assert plan.fine_bytes(bare, 1000) == 0
+    assert plan.fine_bytes(thick, 1000) == 2 * plan.fine_bytes(thin, 1000) > 2 * 4 * 4 * 1000
+    assert plan.fine_bytes(thin, 10**9) == plan.fine_bytes(thin, SLAB)
 
 
 # --- what is shipped ----------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from qsmprep.core.grid import Grid
 from qsmprep.core.inversion.dataconsistency import data_consistency
 from qsmprep.core.inversion.problem import FULL_PAD
 from qsmprep.errors import UsageError
+from qsmprep.networks import conenet
 from qsmprep.networks.base import QSMNetwork, to_depth, to_space
 from qsmprep.networks.conenet import ConeNet, contrast
 from qsmprep.networks.geometry import Geometry, field_scale, noise_ratio
@@ -497,6 +498,21 @@ def test_what_is_separated_is_not_inverted():
     for given, times in ((consistent, (1, 2)), (entered, (0, 1))):
         for one, n in zip(given, times, strict=True):
             torch.testing.assert_close(one, field - 0.25 * n * mask)
+
+
+@pytest.mark.parametrize("shuffle", [1, 2])
+@pytest.mark.parametrize("shape", [(12, 40, 16), (44, 12, 12)])
+def test_a_fine_stage_in_slabs_gives_the_same(monkeypatch, shuffle, shape):
+    network = small("conenet", separate=True, shuffle=shuffle, fine=4)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        network.fine.head.weight.normal_()
+        entry = torch.randn(2, network.fine.entry.in_channels * shuffle**3, *shape)
+        features, code = torch.randn(2, network.fine.lower.in_channels, *shape), torch.randn(2, 32)
+        whole = network.fine(entry, features, code)
+        monkeypatch.setattr(conenet, "SLAB", math.prod(shape) * shuffle**3 // 2)
+        assert len(network.fine.slabs(entry.shape)) > 1
+        torch.testing.assert_close(network.fine(entry, features, code), whole, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("shuffle", [1, 2])
