@@ -285,7 +285,7 @@ def test_the_readme_names_what_there_is():
     commands = set(re.findall(r"^(qsmprep[a-z-]*) ", text, flags=re.MULTILINE))
     assert commands == {name for name, _ in COMMANDS}
     pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "pages" / "measured").glob("*.md"))
-    blocks = ("accuracy", "fieldmap", "networks", "segmentation", "atlas", "pediatric", "sizes")
+    blocks = ("accuracy", "fieldmap", "mismatch", "networks", "segmentation", "atlas", "pediatric", "sizes")
     for marker in (f"<!-- {block}:{end} -->" for block in blocks for end in ("begin", "end")):
         assert pages.count(marker) == 1
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):

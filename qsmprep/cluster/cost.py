@@ -3,7 +3,7 @@
 Measured with ``benchmarks/cost.py`` and the default methods on one thread: 0.1 million voxels and 3 echoes 0.52 GB
 (0.91 GB with a second CPU), 0.52 million and 1 echo 0.57 GB, 6.0 million and 4 echoes 1.8 GB and
 135 s up to the mask; the rest of that last run was not measured, so its memory is a nominal figure for the
-inversion (6.3 million voxels and 5 echoes took 1.6 GB in all by the default one; learned ones are given up to
+inversion (6.3 million voxels and 5 echoes took 1.6 GB in all by WH-QSM; learned ones are given up to
 5.5 GB more than the program), and its time that of TFI and WH-QSM in the tables of
 ``benchmarks/accuracy.py`` (12.5 s per million voxels each).
 The ratios of the slower inversions are from there as well.
@@ -37,10 +37,10 @@ S_PER_MVOXEL = 20.0
 """Seconds for background removal, figures and outputs, per million voxels."""
 
 S_PER_MVOXEL_INVERSION = 15.0
-"""Seconds of the default inversion, per million voxels."""
+"""Seconds of WH-QSM, per million voxels."""
 
 SLOWER = {"nltgv": 5.0, "tgv": 3.0, "loopnet": 3.0, "qsminvnet": 2.0, "pedqnet": 2.0, "conenet": 1.5, "metaqsm": 1.5}
-"""How many times longer than the default inversion others take; those that are not named take at most as long."""
+"""How many times longer than WH-QSM others take; those that are not named take at most as long."""
 
 SEGMENTATION_S = 600.0
 """Seconds of a registration of the atlas, whatever the grid of the echoes."""

@@ -344,8 +344,8 @@ def test_sheared_affine(phantom, tmp_path, capsys):
     [
         (("--method", "magic"), "no inversion method is called 'magic'"),
         (("--param", "heaviness=3"), "no parameter `heaviness`"),
-        (("--param", "max_iter=many"), "a value of type int"),
-        (("--param", "max_iter"), "NAME=VALUE"),
+        (("--param", "tile=many"), "a value of type int"),
+        (("--param", "tile"), "NAME=VALUE"),
         (("--method", "tkd", "--param", "threshold=5"), "0.001 to 0.66"),
         (("--units", "hz"), "--b0-t"),
         (("--units", "rad", "--b0-t", "3"), "--te-s"),

@@ -24,6 +24,7 @@ from told import ROOT, in_room
 from qsmprep.cli.parser import parse_settings
 from qsmprep.core.dipole import forward_field
 from qsmprep.core.grid import Grid
+from qsmprep.core.methods import METHODS
 
 PROGRAMS = {"qsmprep": "main", **{f"qsmprep-{name}": name for name in ("step", "simulate", "slurm", "train")}}
 
@@ -206,7 +207,7 @@ def test_participants(cohort, command):
     words = shlex.split(command)
     names = words[words.index("--inversion") + 1 :] if "--inversion" in words else []
     methods = [name for name in names if not name.startswith("-") and name != "vsharp"] or (
-        ["pedqnet"] if "pediatric" in words else ["whqsm"]
+        ["pedqnet"] if "pediatric" in words else [METHODS.names("inversion")[0]]
     )
     for name in methods:
         assert (anat / f"sub-02_desc-{name}_Chimap.nii.gz").is_file(), name

@@ -101,6 +101,7 @@ HOW = {
     "python benchmarks/accuracy.py": How("benchmark", "-h", HOURS),
     "python benchmarks/fieldmap.py": How("benchmark", "-h", HOURS),
     "python benchmarks/networks.py": How("benchmark", "-h", HOURS),
+    "python benchmarks/mismatch.py": How("benchmark", "-h", HOURS),
     "python benchmarks/segmentation.py": How("benchmark", "-h", HOURS),
     "python benchmarks/pediatric.py": How("benchmark", "-h", HOURS),
     "python benchmarks/atlas_heads.py": How("benchmark", "-h", HOURS),

@@ -10,8 +10,8 @@ METHODS = Registry(
         *echoes.METHODS,
         *masks.METHODS,
         *background.METHODS,
-        *inversion.METHODS,
         *networks.METHODS,
+        *inversion.METHODS,
         *roi.METHODS,
     )
 )
