@@ -5,7 +5,7 @@
     python benchmarks/mismatch.py --rows rows.jsonl   keep what was measured; what is there is not done again
 
 Susceptibility of white matter depends on the direction of its fibres: a real field is not that of any map (of the 2016
-challenge's field the best map known leaves 57 %). Six heads with air, skull and vessels, none of them used to choose a
+challenge's field the COSMOS map leaves 57 %). Six heads with air, skull and vessels, none of them used to choose a
 parameter, are scanned without such a field, and with one of 30 and 60 % of the spread of the true local field. All
 start from the wrapped phase and the true brain; all inversions get the same field and mask.
 """
