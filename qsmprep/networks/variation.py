@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -34,17 +35,13 @@ SPARED = 0.25
 TOGETHER = 2**24
 """Voxels of the padded grid that are solved for together; more in parts, to bound the memory."""
 
-BEYOND = 4.0
-"""How far a field that is not trusted may be beyond the largest that is, where the iteration begins."""
-
 RHO = 0.03
 """Penalty of the gradient's split, relative to a grid of 1 mm."""
 
 FIDELITY = 1.0
 """Penalty of the field's split. With weights dealt with by majorisation strong sources grew too slowly where voxels can
 be trusted less: a phantom head with lesions (seed 331, from phase) had 46 % of error in them by ConeNet, as by the map
-that it starts from; with the field split off (and begun with as it is) 31 %. Other fields from phase changed by 0.6
-points at most."""
+that it starts from; with the field split off 31 %. Other fields from phase changed by 0.6 points at most."""
 
 
 @torch.no_grad()
@@ -58,9 +55,9 @@ def variation_maps(
     """Susceptibility with a strong and with a weak total-variation penalty.
 
     Edges of the magnitude are spared, as in MEDI (doi:10.1002/mrm.22816), and those of the map itself, as in
-    :func:`qsmprep.core.inversion.tv.tv`, whose function it minimises where there is no magnitude, at fixed numbers of
-    steps, the second stage going on from the first. Two maps, since which is better depends on noise and mismatch, from
-    place to place.
+    :func:`qsmprep.core.inversion.tv.tv`. It goes down that method's function where there is no magnitude (its weights
+    are the square roots of these), in fixed numbers of steps, the second stage from where the first ends. Two maps,
+    since which is better depends on noise and mismatch, from place to place.
 
     Parameters
     ----------
@@ -107,9 +104,10 @@ def _solve(
     faces = None if images is None else _faces(mask, images, space)
     strong = STRONG * edge
     split = TotalVariation(space, FIDELITY * space.dipole**2, strong, RHO, faces, (len(field),), RELAXATION)
-    target = space.pad(_begun(field, share))
+    target = space.pad(_begun(field, share, mask))
     data_split = DataSplit(FieldTerm(field, share.sqrt(), FIDELITY), target, part, RELAXATION)
-    chi = split.solve(FIDELITY * space.dipole * space.fft(target))
+    kernel = FIDELITY * space.dipole
+    chi = split.solve(kernel * space.fft(target))
     kept = []
     for step in range(FIRST + SECOND):
         target = space.field(chi)
@@ -120,17 +118,33 @@ def _solve(
         split.shrink(chi)
         data_split.meet(target)
         target = data_split.pulled()
-        chi = split.solve(FIDELITY * space.dipole * space.fft(target))
+        chi = split.solve(kernel * space.fft(target))
         if step + 1 in (FIRST, FIRST + SECOND):
             kept.append(chi[part] * mask)
     return torch.stack(kept, dim=1)
 
 
-def _begun(field: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """The fields to begin with: as they were measured, also where they are not trusted (what they say of strong sources
-    comes slowly from around), but within limits there."""
-    most = BEYOND * (field.abs() * (share > 0.5)).amax(dim=(-3, -2, -1), keepdim=True)
-    return torch.where(share > 0.5, field, field.clamp(-most, most))
+def _begun(field: torch.Tensor, share: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The fields to begin with: where they are not trusted, the median of what is around.
+
+    From a field of zero strong sources would grow slowly there. Of the voxels around those count that can be trusted,
+    or all where there is none, so that no single voxel decides however far off it is.
+    """
+    sure = share > 0.5
+    unsure = ~sure & (mask > 0)
+    nearby = _around(torch.where(sure, field, torch.nan), unsure).nanmedian(dim=0).values
+    any_of = _around(torch.where(unsure, field, torch.nan), unsure).nanmedian(dim=0).values
+    begun = field.clone()
+    begun[unsure] = torch.where(nearby.isnan(), any_of, nearby)
+    return begun
+
+
+def _around(field: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """Values of the 27 voxels around each of some voxels, ``(27, number)``; beyond the volume there is none."""
+    padded = torch.nn.functional.pad(field, (1,) * 6, value=torch.nan)
+    nx, ny, nz = field.shape[-3:]
+    moves = itertools.product(range(3), repeat=3)
+    return torch.stack([padded[..., i : i + nx, j : j + ny, k : k + nz][where] for i, j, k in moves])
 
 
 def _size(left: torch.Tensor, share: torch.Tensor) -> torch.Tensor:

@@ -101,7 +101,7 @@ def test_what_background_removal_left_is_taken_off_first(scene, remainder, tmp_p
 
 
 def test_wild_voxels_do_not_decide_the_unit(scene, tmp_path):
-    """However far off a voxel without a weight is, the map stays, but for a little around it, where it begins."""
+    """However far off a voxel without a weight is, the map stays."""
     field, _, mask, _, _ = scene
     rng = np.random.default_rng(2)
     wild = mask & (rng.random(mask.shape) < 0.01)
@@ -111,9 +111,7 @@ def test_wild_voxels_do_not_decide_the_unit(scene, tmp_path):
         invert("conenet", np.where(wild, size, field).astype(np.float32), mask, GRID, params, weights=weights)
         for size in (0.0, 10.0)
     ]
-    inside = [one.chi_ppm[mask] for one in found]
-    assert np.std(inside[1] - inside[0]) < 0.03 * np.std(inside[0])
-    assert np.abs(inside[1] - inside[0]).max() < 0.12 * np.abs(inside[0]).max()
+    assert np.allclose(found[0].chi_ppm, found[1].chi_ppm, atol=2e-3 * np.abs(found[0].chi_ppm).max())
     assert found[0].info["consistency_weight"] == pytest.approx(found[1].info["consistency_weight"], rel=0.02)
 
 

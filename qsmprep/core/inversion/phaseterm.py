@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from types import EllipsisType
 
 import torch
 
@@ -33,7 +34,7 @@ def folds(field_ppm: torch.Tensor, weights2: torch.Tensor, rad_per_ppm: float) -
 
 
 class DataTerm(ABC):
-    """What a data term that is split off can do; fields in ppm over a problem's box."""
+    """What a data term that is split off can do; fields over a problem's box, all in one unit."""
 
     field_ppm: torch.Tensor
     weights: torch.Tensor
@@ -58,14 +59,16 @@ class DataSplit:
     ----------
     term : DataTerm
     start : torch.Tensor
-        Field on the padded grid to begin with.
+        Field on the padded grid to begin with, in the unit of the term's.
     part : tuple of slice
-        Where the problem's box lies in it.
+        Where the problem's box lies in it; with an Ellipsis before for batches.
     relaxation : float
         Over-relaxation from 1 (none) to below 2.
     """
 
-    def __init__(self, term: DataTerm, start: torch.Tensor, part: tuple[slice, ...], relaxation: float) -> None:
+    def __init__(
+        self, term: DataTerm, start: torch.Tensor, part: tuple[slice | EllipsisType, ...], relaxation: float
+    ) -> None:
         self.term, self.part, self.relaxation = term, part, relaxation
         self.close = start.clone()
         self.dual = torch.zeros_like(term.field_ppm)
@@ -155,5 +158,5 @@ class FieldTerm(DataTerm):
         return torch.lerp(v, self.field_ppm, self.share)
 
     def misfit(self, field: torch.Tensor) -> torch.Tensor:
-        """How far a field is from the measured one, in ppm."""
+        """How far a field is from the measured one, in its unit."""
         return field - self.field_ppm
