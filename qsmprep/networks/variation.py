@@ -103,14 +103,20 @@ def _solve(
     part = (..., slice(0, nx), slice(0, ny), slice(0, nz))
     faces = None if images is None else _faces(mask, images, space)
     strong = STRONG * edge
-    split = TotalVariation(space, FIDELITY * space.dipole**2, strong, RHO, faces, (len(field),), RELAXATION)
+    kernel = FIDELITY * space.dipole
+    split = TotalVariation(space, kernel * space.dipole, strong, RHO, faces, (len(field),), RELAXATION)
     target = space.pad(_begun(field, share, mask))
     data_split = DataSplit(FieldTerm(field, share.sqrt(), FIDELITY), target, part, RELAXATION)
-    kernel = FIDELITY * space.dipole
-    chi = split.solve(kernel * space.fft(target))
     kept = []
-    for step in range(FIRST + SECOND):
-        target = space.field(chi)
+    for step in range(1 + FIRST + SECOND):
+        spectrum = split.spectrum(space.fft(target).mul_(kernel))
+        chi = space.ifft(spectrum)
+        if step in (FIRST, FIRST + SECOND):
+            kept.append(chi[part] * mask)
+        if step == FIRST + SECOND:
+            break
+        target = space.ifft(spectrum.mul_(space.dipole))
+        del spectrum
         if step in RENEWED:
             left = (field - target[part]) * share
             level = 1.0 if step < FIRST else (WEAK * edge / strong * _size(left, share)).clamp_max(1.0)
@@ -118,9 +124,6 @@ def _solve(
         split.shrink(chi)
         data_split.meet(target)
         target = data_split.pulled()
-        chi = split.solve(kernel * space.fft(target))
-        if step + 1 in (FIRST, FIRST + SECOND):
-            kept.append(chi[part] * mask)
     return torch.stack(kept, dim=1)
 
 
