@@ -114,8 +114,9 @@ def t1w(plan: Plan) -> dict[str, Any]:
 
 def truth_map(kind: str, units: str, protocol: Protocol) -> dict[str, Any]:
     """Sidecar of one map of the truth."""
+    added = f", and by {anisotropy(protocol)}" if kind == "desc-total_fieldmap" and protocol.anisotropy else ""
     return {
-        "Description": MAPS[kind],
+        "Description": MAPS[kind] + added,
         "Units": units,
         "SkullStripped": True,
         "MagneticFieldStrength": protocol.b0_t,
@@ -124,11 +125,20 @@ def truth_map(kind: str, units: str, protocol: Protocol) -> dict[str, Any]:
     }
 
 
+def anisotropy(protocol: Protocol) -> str:
+    """What the total field holds beside that of the susceptibility."""
+    return (
+        "the anisotropic susceptibility of white matter, which no map explains "
+        f"({100 * protocol.anisotropy:g} % of the spread of the local field, which is without it)"
+    )
+
+
 def readme(plan: Plan) -> str:
     """README of the data set."""
     protocol = plan.protocol
     voxel = " x ".join(f"{v:g}" for v in protocol.voxel_mm)
     echoes = ", ".join(f"{te * 1e3:g}" for te in protocol.te_s)
+    fibres = f"- the total field is also made by {anisotropy(protocol)}\n" if protocol.anisotropy else ""
     return f"""# {plan.name}
 
 Simulated: no person was scanned. Whole heads with skull, scalp and air sinuses ({plan.n_subjects}).
@@ -137,7 +147,7 @@ Simulated: no person was scanned. Whole heads with skull, scalp and air sinuses 
 - echo times {echoes} ms, repetition time {protocol.tr_s * 1e3:g} ms, flip angle {protocol.flip_deg:g} degrees
 - signal-to-noise ratio of white matter {protocol.snr:g} at the first echo
 - phase stored the way of {plan.vendor.capitalize()}; it grows with time where the field is higher
-
+{fibres}
 The susceptibility of every head gives its field on a finer grid; the shim is removed; the signal of each echo decays
 and dephases there; k-space is cropped to the acquired voxels and noise is added. What went in is in
 `derivatives/truth`. Made by `qsmprep-simulate` with seed {plan.seed}.

@@ -274,19 +274,27 @@ def test_fibres_along_or_across_b0_are_a_dipole_field(along, share):
     )
 
 
-def test_an_anisotropic_field_turns_with_the_axes():
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("flipped", [(), (0,), (1, 2)])
+def test_an_anisotropic_field_turns_with_the_axes(order, flipped):
     rng = np.random.default_rng(4)
-    fibres = rng.standard_normal((3, 12, 14, 16))
+    shape, voxel_mm, b0 = np.array([12, 14, 16]), np.array([1.0, 1.5, 2.0]), np.array([0.36, 0.48, 0.8])
+    fibres = rng.standard_normal((3, *shape))
     fibres /= np.linalg.norm(fibres, axis=0)
-    strength, b0 = smooth((12, 14, 16), 5), np.array([0.36, 0.48, 0.8])
-    field = anisotropic_field(strength, fibres, Grid((12, 14, 16), (1.0, 1.5, 2.0), tuple(b0)))
-    order = (2, 0, 1)
+    strength = smooth(tuple(shape), 5)
+    field = anisotropic_field(strength, fibres, Grid(tuple(shape), tuple(voxel_mm), tuple(b0)))
+    order = list(order)
+    sign = np.where(np.isin(range(3), flipped), -1.0, 1.0)
+
+    def turn(volume: np.ndarray) -> np.ndarray:
+        return np.flip(volume.transpose(order), flipped)
+
     turned = anisotropic_field(
-        strength.transpose(order),
-        fibres[list(order)].transpose(0, 3, 1, 2),
-        Grid((16, 12, 14), (2.0, 1.0, 1.5), tuple(b0[list(order)])),
+        turn(strength),
+        np.stack([sign[i] * turn(fibres[axis]) for i, axis in enumerate(order)]),
+        Grid(tuple(shape[order]), tuple(voxel_mm[order]), tuple(sign * b0[order])),
     )
-    np.testing.assert_allclose(turned, field.transpose(order), atol=1e-5 * np.abs(field).max())
+    np.testing.assert_allclose(turned, turn(field), atol=1e-5 * np.abs(field).max())
 
 
 def test_fibres_of_another_shape_are_refused():

@@ -99,6 +99,27 @@ def test_the_same_seed_gives_the_same_bytes(made, tmp_path, n_procs):
     shutil.which("bids-validator-deno", path=str(Path(sys.executable).parent)) is None,
     reason="bids-validator-deno is not installed",
 )
+def test_a_field_that_no_map_explains_is_told_of(made, tmp_path):
+    """Only the total field has it; README and its sidecar say so."""
+    out = tmp_path / "fibres"
+    options = ["--subjects", "1", "--echo-times", "0.004", "0.012", "--snr", "inf", "--anisotropy", "0.5"]
+    assert main([str(out), *SMALL, *options]) == 0
+    told = "50 % of the spread of the local field"
+    assert told in (out / "README.md").read_text() and told not in (made / "README.md").read_text()
+    truths = [folder / "derivatives" / "truth" / "sub-01" for folder in (made, out)]
+    for stem in ("anat/sub-01_desc-truth_Chimap", "fmap/sub-01_desc-local_fieldmap", "fmap/sub-01_desc-total_fieldmap"):
+        plain, more = (read(truth / f"{stem}.nii.gz") for truth in truths)
+        said = json.loads((truths[1] / f"{stem}.json").read_text())["Description"]
+        assert (told in said) == ("total" in stem) == (not np.array_equal(plain, more)), stem
+    mask = read(truths[0] / "anat" / "sub-01_desc-brain_mask.nii.gz") > 0
+    local, total = (
+        read(truths[0] / "fmap" / f"sub-01_desc-{name}_fieldmap.nii.gz")[mask] for name in ("local", "total")
+    )
+    added = read(truths[1] / "fmap" / "sub-01_desc-total_fieldmap.nii.gz")[mask] - total
+    assert 0.3 < added.std() / local.std() < 0.7
+    assert main([str(tmp_path / "x"), *SMALL, "--anisotropy", "-1"]) == 2
+
+
 def test_the_official_validator_finds_no_error(made, tmp_path):
     oblique = tmp_path / "oblique"
     options = ["--subjects", "1", "--suffix", "T2starw", "--echo-times", "0.02", "--tilt-deg", "20", "--vendor"]
