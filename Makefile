@@ -13,6 +13,7 @@
 #   make lint        ruff (style, format) and mypy
 #   make benchmark   accuracy of every method on the examples, as Markdown tables
 #   make benchmark-fieldmap   from phase to local field, on simulated heads
+#   make benchmark-mismatch   the same where the field holds what no map explains
 #   make benchmark-networks   learned against classical inversions, on heads that no network was trained on
 #   make benchmark-sizes   time and memory against the size of the matrix
 #   make benchmark-segmentation   brain masks and segmentations by the networks, beside BET
@@ -42,7 +43,8 @@ DEMO_WORK ?= demo_work
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow test-slurm test-trust test-offline test-html wheel-check docs lint benchmark \
-    benchmark-fieldmap benchmark-networks benchmark-sizes benchmark-segmentation benchmark-pediatric examples clean
+    benchmark-fieldmap benchmark-mismatch benchmark-networks benchmark-sizes benchmark-segmentation benchmark-pediatric \
+    examples clean
 
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -118,6 +120,9 @@ benchmark: $(RUN_STAMP)
 
 benchmark-fieldmap: $(RUN_STAMP)
 	$(BIN)/python benchmarks/fieldmap.py
+
+benchmark-mismatch: $(RUN_STAMP)
+	$(BIN)/python benchmarks/mismatch.py $(BENCHMARK_ARGS)
 
 benchmark-networks: $(RUN_STAMP)
 	$(BIN)/python benchmarks/networks.py $(BENCHMARK_ARGS)

@@ -229,6 +229,18 @@ def commit() -> str:
     return name.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
 
 
+def read_rows(path: Path | None) -> list[Row]:
+    """Rows that an earlier run kept in a file, one JSON object a line; none where there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path and path.exists() else []
+
+
+def keep_rows(rows: Sequence[Row], path: Path | None) -> None:
+    """Add rows to such a file, if there is to be one."""
+    if path:
+        with path.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
 def put_into_page(text: str, block: str) -> None:
     """Replace what stands between the markers of a benchmark in the page that has them."""
     first, last = f"<!-- {block}:begin -->", f"<!-- {block}:end -->"

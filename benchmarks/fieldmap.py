@@ -14,7 +14,6 @@ same field and mask, and are compared where all methods in question are valid.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accuracy import commit, markdown, put_into_page
+from accuracy import commit, keep_rows, markdown, put_into_page, read_rows
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -351,33 +350,36 @@ def report(rows: Sequence[Row]) -> str:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, and on demand write into the docs."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--heads", type=int, nargs="+", help="numbers of the heads, from 1 (default: all)")
-    parser.add_argument("--full", action="store_true", help="all methods, and from the true total field as well")
+def options(text: str | None, heads: Sequence[Head]) -> argparse.ArgumentParser:
+    """The options of a benchmark of such heads."""
+    every = range(1, len(heads) + 1)
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--heads", type=int, nargs="+", choices=every, default=every, help="numbers (default: all)")
     parser.add_argument("--rows", type=Path, help="file of measured rows to go on from and to add to")
     parser.add_argument("--threads", type=int, default=1, help="of each method (default: 1)")
     parser.add_argument("--update-docs", action="store_true", help="put the tables into docs/pages/measured")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, and on demand write into the docs."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = options(__doc__, HEADS)
+    parser.add_argument("--full", action="store_true", help="all methods, and from the true total field as well")
     args = parser.parse_args(words)
     torch.set_num_threads(args.threads)
-    wanted = [HEADS[i - 1] for i in args.heads] if args.heads else list(HEADS)
-    rows: list[Row] = []
-    if args.rows and args.rows.exists():
-        rows = [json.loads(line) for line in args.rows.read_text().splitlines()]
-    measured = commit()
-    for head in wanted:
+    rows, measured = read_rows(args.rows), commit()
+    for head in (HEADS[i - 1] for i in args.heads):
         if any(row["head"] == head.name for row in rows):
             continue
         new = [{**row, "commit": measured, "seed": head.seed} for row in head_rows(head, args.full)]
         rows += new
-        if args.rows:
-            with args.rows.open("a") as file:
-                file.writelines(json.dumps(row) + "\n" for row in new)
+        keep_rows(new, args.rows)
     commits = sorted({row["commit"] for row in rows})
     numbers = [{k: v for k, v in row.items() if k not in ("commit", "seed")} for row in rows]
-    shown = " ".join(["python benchmarks/fieldmap.py", *(w for w in words if w not in ("--rows", str(args.rows)))])
+    shown = " ".join(
+        ["python benchmarks/fieldmap.py", *(w for w in words if w not in ("--rows", str(args.rows), "--update-docs"))]
+    )
     note = f"Measured at commit {', '.join(commits)} with `{shown}`; {args.threads} thread(s)."
     text = "\n\n".join([note, report(numbers)])
     print(text)

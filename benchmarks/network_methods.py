@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy import commit
+from accuracy import commit, keep_rows, read_rows
 from network_heads import FINE_MM, RECIPE, Volume
 from network_scans import RAD_PER_PPM, Case
 from numpy.typing import NDArray
@@ -196,8 +196,7 @@ class Results:
         self.about = [RECIPE, FINE_MM, *block_mm]
         self.rows: dict[str, Row] = {}
         folder.mkdir(parents=True, exist_ok=True)
-        for line in self.path.read_text().splitlines() if self.path.exists() else ():
-            row = json.loads(line)
+        for row in read_rows(self.path):
             self.rows[row.pop("key")] = row
 
     @property
@@ -217,8 +216,7 @@ class Results:
             about = {"head": head, "scan": scan, "method": trial.method, "settings": trial.settings}
             row = {**about, **measure(case(), trial), "commit": commit()}
             self.rows[key] = row
-            with self.path.open("a") as file:
-                file.write(json.dumps({"key": key, **row}) + "\n")
+            keep_rows([{"key": key, **row}], self.path)
         return {**self.rows[key], "title": trial.title}
 
 
