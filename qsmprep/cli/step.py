@@ -93,9 +93,13 @@ COMMANDS = (
         "compute susceptibility in ppm from a local field",
         "qsmprep.cli.single:invert",
         (
-            File("--field", "local field (for tgv the total field)", required=True),
+            File(
+                "--field",
+                "local field less what `qsmprep-step remainder` finds in it (for whqsm as it is, for tgv the total field)",
+                required=True,
+            ),
             File("--weights", "relative reliability of each voxel, 0 to 1"),
-            File("--magnitude", "magnitude image, for methods that look for edges"),
+            File("--magnitude", "magnitude image, for methods that look for edges: the networks and medi"),
             File("--csf", "mask of fluid in the ventricles, for medi with csf_weight above 0"),
         ),
         ("units", "geometry", "reference"),

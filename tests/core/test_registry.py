@@ -117,6 +117,24 @@ def test_the_pipeline_has_every_step():
     assert {"unwrap", "combine", "mask", "background", "inversion", "reference"} <= set(METHODS.steps())
 
 
+def test_defaults_change_only_on_purpose():
+    """They change results: see that the changelog, the README and its tables change along."""
+    wanted = {
+        "offset": "mcpc3ds",
+        "unwrap": "romeo",
+        "combine": "robust",
+        "mask": "auto",
+        "quality": "consensus",
+        "background": "tfi",
+        "remainder": "weakharmonic",
+        "inversion": "conenet",
+        "reference": "wholebrain",
+        "coregistration": "rigid",
+        "segmentation": "atlas",
+    }
+    assert {step: METHODS.names(step)[0] for step in wanted} == wanted
+
+
 def test_names_differ_across_steps():
     """The command line gives parameters as METHOD.NAME, without the step; one class may serve several steps."""
     with_parameters = [name for name, kind in {(m.name, m.parameters) for m in ALL} if dataclasses.fields(kind)]

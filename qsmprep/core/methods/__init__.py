@@ -10,7 +10,7 @@ METHODS = Registry(
         *echoes.METHODS,
         *masks.METHODS,
         *background.METHODS,
-        *networks.METHODS,
+        *networks.METHODS,  # before the other inversions: ConeNet is the default
         *inversion.METHODS,
         *roi.METHODS,
     )

@@ -1,4 +1,4 @@
-"""Methods of referencing and dipole inversion. The first of a step is its default."""
+"""Methods of referencing and of dipole inversion without learning."""
 
 from __future__ import annotations
 
