@@ -95,7 +95,7 @@ COMMANDS = (
         (
             File(
                 "--field",
-                "local field less what `qsmprep-step remainder` finds in it (for whqsm as it is, for tgv the total field)",
+                "local field less what `qsmprep-step remainder` finds in it (whqsm: as it is; tgv: the total field)",
                 required=True,
             ),
             File("--weights", "relative reliability of each voxel, 0 to 1"),
