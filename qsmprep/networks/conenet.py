@@ -83,8 +83,8 @@ class Fine(nn.Module):
     def forward(self, entry: torch.Tensor, features: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
         """The correction, after space to depth as both volumes are; for inference in slabs, with the same result."""
         lower = self.lower(features)
-        slabs = [(slice(None), slice(None))] if torch.is_grad_enabled() else self.slabs(entry.shape)
-        axis = 2 + _longest(entry.shape)
+        slabs = [(slice(None), slice(None))] if torch.is_grad_enabled() else self.slabs(entry.shape[2:])
+        axis = 2 + _longest(entry.shape[2:])
         parts = []
         for seen, kept in slabs:
             at = (slice(None),) * axis
@@ -93,10 +93,10 @@ class Fine(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=axis)
 
     def slabs(self, shape: tuple[int, ...]) -> list[tuple[slice, slice]]:
-        """Along the longest axis: what is put in, and which part of what comes out is right."""
-        n = shape[2 + _longest(shape)]
+        """Of input channels of such lengths, along the longest axis: what is put in, and which part of what comes out is right."""
+        n = shape[_longest(shape)]
         margin = -(-REACH // self.shuffle)
-        layer = math.prod(shape[2:]) // n * self.shuffle**3
+        layer = math.prod(shape) // n * self.shuffle**3
         thickness = max(SLAB // max(layer, 1) - 2 * margin, 2 * margin)
         found = []
         for begin in range(0, n, thickness):
@@ -104,6 +104,11 @@ class Fine(nn.Module):
             first, last = max(begin - margin, 0), min(end + margin, n)
             found.append((slice(first, last), slice(begin - first, end - first)))
         return found
+
+    def most_voxels(self, shape: tuple[int, ...]) -> int:
+        """Voxels of the full grid in the largest slab of input channels of such lengths."""
+        thickest = max(seen.stop - seen.start for seen, _ in self.slabs(shape))
+        return math.prod(shape) // shape[_longest(shape)] * thickest * self.shuffle**3
 
     def correct(self, entry: torch.Tensor, lower: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
         """The correction of a volume or a slab of it."""
@@ -115,8 +120,8 @@ class Fine(nn.Module):
 
 
 def _longest(shape: tuple[int, ...]) -> int:
-    """The longest axis of ``(batch, channels, nx, ny, nz)``: 0, 1 or 2."""
-    return max(range(3), key=lambda axis: shape[2 + axis])
+    """The axis along which ``(nx, ny, nz)`` is longest: 0, 1 or 2."""
+    return max(range(3), key=shape.__getitem__)
 
 
 class ConeNet(QSMNetwork):

@@ -8,7 +8,6 @@ from itertools import product
 import torch
 
 from qsmprep.networks.base import QSMNetwork
-from qsmprep.networks.conenet import SLAB
 from qsmprep.networks.ghpa import GHPA
 from qsmprep.networks.metaqsm import WPConv
 from qsmprep.networks.tiles import Tiles
@@ -23,7 +22,7 @@ On a head of 130 x 150 x 110 voxels, tiles of 64 and 96 voxels changed the maps 
 """
 
 PHYSICS_BYTES = 270
-"""Memory of the transforms per voxel of the volume: 94 to 123 measured, 236 to 259 by the start
+"""Memory of the transforms per voxel of the volume: 94 to 123 measured, 230 to 259 by the start
 from total variation alone; networks of
 ``inputs: variation`` hold up to nine volumes more, which is added and not measured."""
 
@@ -64,7 +63,7 @@ def plan_tiles(network: QSMNetwork, shape: tuple[int, ...], tile: int, device: t
         return Tiles(max(edge, overlap + align), overlap, align)
     voxels = math.prod(shape)
     full = voxels * network.shuffle**3
-    free = SHARE * free_bytes(device) - PHYSICS_BYTES * full - fine_bytes(network, full)
+    free = SHARE * free_bytes(device) - PHYSICS_BYTES * full - fine_bytes(network, shape)
     need = working_bytes(network)
     if need * voxels <= free:
         return Tiles(0, overlap, align)
@@ -115,10 +114,10 @@ def working_bytes(network: QSMNetwork) -> float:
     return width * (ATTENTION_BYTES if attention else WORKING_BYTES)
 
 
-def fine_bytes(network: QSMNetwork, voxels: int) -> float:
-    """Memory in bytes that a stage on the full grid of so many voxels needs; 0 without one."""
+def fine_bytes(network: QSMNetwork, shape: tuple[int, ...]) -> float:
+    """Memory in bytes that a stage on the full grid needs for input channels of such lengths; 0 without one."""
     fine = getattr(network, "fine", None)
-    return 0 if fine is None else FINE_BYTES * fine.entry.out_channels * min(voxels, SLAB)
+    return 0 if fine is None else FINE_BYTES * fine.entry.out_channels * fine.most_voxels(shape)
 
 
 def free_bytes(device: torch.device) -> float:

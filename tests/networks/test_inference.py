@@ -21,7 +21,7 @@ from qsmprep.core.parameters import ConeNetParams, LoopNetParams
 from qsmprep.errors import DataError, OutOfMemoryError, UsageError
 from qsmprep.networks import plan
 from qsmprep.networks.card import FOLDER, outside
-from qsmprep.networks.conenet import SLAB
+from qsmprep.networks.conenet import REACH, SLAB
 from qsmprep.networks.geometry import Geometry
 from qsmprep.networks.inference import Frame, Runner, invert
 from qsmprep.networks.tiles import Tiles
@@ -376,12 +376,16 @@ def test_memory_of_every_network_is_known(name):
 
 
 def test_memory_of_the_stage_on_the_full_grid_is_counted():
-    """By its channels and the voxels of a slab; a network without it needs none."""
+    """By its channels and the voxels of its largest slab; a network without it needs none."""
     bare, thin, thick = (build("conenet", {"base": 4, "fine": fine}) for fine in (0, 4, 8))
+    small, long, wide = (10, 10, 10), (64, 64, 5000), (600, 600, 700)
     assert plan.working_bytes(bare) == plan.working_bytes(thin)
-    assert plan.fine_bytes(bare, 1000) == 0
-    assert plan.fine_bytes(thick, 1000) == 2 * plan.fine_bytes(thin, 1000) > 2 * 4 * 4 * 1000
-    assert plan.fine_bytes(thin, 10**9) == plan.fine_bytes(thin, SLAB)
+    assert plan.fine_bytes(bare, small) == 0
+    assert plan.fine_bytes(thick, small) == 2 * plan.fine_bytes(thin, small) == 2 * plan.FINE_BYTES * 4 * 8 * 1000
+    of_a_slab = plan.FINE_BYTES * 4 * SLAB
+    assert 0.9 * of_a_slab < plan.fine_bytes(thin, long) <= of_a_slab
+    margin = -(-REACH // 2)  # of layers so large that a slab is mostly margins
+    assert plan.fine_bytes(thin, wide) == plan.FINE_BYTES * 4 * 8 * 600 * 600 * 4 * margin > of_a_slab
 
 
 # --- what is shipped ----------------------------------------------------------------------------
