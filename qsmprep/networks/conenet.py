@@ -93,7 +93,7 @@ class Fine(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=axis)
 
     def slabs(self, shape: tuple[int, ...]) -> list[tuple[slice, slice]]:
-        """Of input channels of such lengths, along the longest axis: what is put in, and which part of what comes out is right."""
+        """Along the longest axis of input channels of such lengths: what is put in, and what of the result is right."""
         n = shape[_longest(shape)]
         margin = -(-REACH // self.shuffle)
         layer = math.prod(shape) // n * self.shuffle**3
