@@ -6,6 +6,7 @@ import itertools
 import math
 
 import torch
+from torch.nn import functional
 
 from qsmprep.core.inversion.admm import RELAXATION, TotalVariation
 from qsmprep.core.inversion.edges import edge_faces, flatness
@@ -34,6 +35,9 @@ SPARED = 0.25
 
 TOGETHER = 2**24
 """Voxels of the padded grid that are solved for together; more in parts, to bound the memory."""
+
+AT_ONCE = 2**17
+"""Voxels whose surroundings are looked at together, to bound the memory."""
 
 RHO = 0.03
 """Penalty of the gradient's split, relative to a grid of 1 mm."""
@@ -135,19 +139,22 @@ def _begun(field: torch.Tensor, share: torch.Tensor, mask: torch.Tensor) -> torc
     """
     sure = share > 0.5
     unsure = ~sure & (mask > 0)
-    nearby = _around(torch.where(sure, field, torch.nan), unsure).nanmedian(dim=0).values
-    any_of = _around(torch.where(unsure, field, torch.nan), unsure).nanmedian(dim=0).values
+    known, others = (
+        functional.pad(torch.where(of, field, torch.nan), (1,) * 6, value=torch.nan) for of in (sure, unsure)
+    )
     begun = field.clone()
-    begun[unsure] = torch.where(nearby.isnan(), any_of, nearby)
+    for at in unsure.nonzero().split(AT_ONCE):
+        nearby = _median_around(known, at)
+        begun[tuple(at.T)] = torch.where(nearby.isnan(), _median_around(others, at), nearby)
     return begun
 
 
-def _around(field: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """Values of the 27 voxels around each of some voxels, ``(27, number)``; beyond the volume there is none."""
-    padded = torch.nn.functional.pad(field, (1,) * 6, value=torch.nan)
-    nx, ny, nz = field.shape[-3:]
+def _median_around(padded: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    """Median, without what is not a number, of the 27 voxels around each of some voxels, of a field that is padded by
+    one voxel."""
+    volume, x, y, z = at.T
     moves = itertools.product(range(3), repeat=3)
-    return torch.stack([padded[..., i : i + nx, j : j + ny, k : k + nz][where] for i, j, k in moves])
+    return torch.stack([padded[volume, x + i, y + j, z + k] for i, j, k in moves]).nanmedian(dim=0).values
 
 
 def _size(left: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
