@@ -36,6 +36,12 @@ SPARED = 0.25
 TOGETHER = 2**24
 """Voxels of the padded grid that are solved for together; more in parts, to bound the memory."""
 
+BEYOND = 4.0
+"""How far a field that is not trusted may be beyond the largest that is, where the iteration begins."""
+
+SILENT = 1e-3
+"""Weight up to which a voxel's field has no say in where the iteration begins."""
+
 AT_ONCE = 2**17
 """Voxels whose surroundings are looked at together, to bound the memory."""
 
@@ -132,18 +138,20 @@ def _solve(
 
 
 def _begun(field: torch.Tensor, share: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The fields to begin with: where they are not trusted, the median of what is around.
+    """The fields to begin with: as they were measured, also where they are hardly trusted, but within limits there.
 
-    From a field of zero strong sources would grow slowly there. Of the voxels around those count that can be trusted,
-    or all where there is none, so that no single voxel decides however far off it is.
+    What they say of strong sources would come slowly from around. Voxels without any weight have no say: they begin
+    as the median of the voxels around that have one, or of all where none has.
     """
-    sure = share > 0.5
-    unsure = ~sure & (mask > 0)
+    sure, silent = mask * (share > 0.5), (share <= SILENT) & (mask > 0)
+    sure = torch.where(sure.any(dim=-1).any(dim=-1).any(dim=-1)[..., None, None, None], sure, mask)
+    most = BEYOND * (field.abs() * sure).amax(dim=(-3, -2, -1), keepdim=True)
+    begun = torch.where(sure > 0, field, field.clamp(-most, most))
+    heard = (mask > 0) & ~silent
     known, others = (
-        functional.pad(torch.where(of, field, torch.nan), (1,) * 6, value=torch.nan) for of in (sure, unsure)
+        functional.pad(torch.where(of, begun, torch.nan), (1,) * 6, value=torch.nan) for of in (heard, silent)
     )
-    begun = field.clone()
-    for at in unsure.nonzero().split(AT_ONCE):
+    for at in silent.nonzero().split(AT_ONCE):
         nearby = _median_around(known, at)
         begun[tuple(at.T)] = torch.where(nearby.isnan(), _median_around(others, at), nearby)
     return begun

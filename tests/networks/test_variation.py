@@ -13,7 +13,7 @@ from qsmprep.core.parameters import ConeNetParams, LoopNetParams, QSMInvNetParam
 from qsmprep.networks.base import INPUTS
 from qsmprep.networks.geometry import Geometry, field_scale
 from qsmprep.networks.inference import invert
-from qsmprep.networks.variation import LEAST, WEAK, _begun, _size, variation_maps
+from qsmprep.networks.variation import BEYOND, LEAST, WEAK, _begun, _size, variation_maps
 
 GRID = Grid((40, 44, 36), (0.9, 1.0, 1.2), (0.2, 0.1, 0.97))
 
@@ -71,19 +71,24 @@ def test_a_strong_source_that_is_hardly_trusted_is_found():
     assert float((weak - chi)[inside].square().mean().sqrt()) < 0.25 * 50
 
 
-def test_fields_that_are_not_trusted_begin_as_what_is_around_them():
-    """Trusted voxels, if there are any around; else all in the mask; each volume for itself."""
-    field = torch.zeros(2, 6, 6, 6)
-    field[0], field[1, :3] = 1.0, 2.0
-    mask, share = torch.ones(2, 6, 6, 6), torch.ones(2, 6, 6, 6)
+def test_fields_begin_as_measured_but_within_limits_where_they_are_not_trusted():
+    """And where they have no weight at all as what is around: those that have one, else all; each for itself."""
+    field = torch.zeros(3, 6, 6, 6)
+    field[0], field[1, :3], field[2] = 1.0, 2.0, 3.0
+    mask, share = torch.ones(3, 6, 6, 6), torch.ones(3, 6, 6, 6)
     mask[1, 3:] = 0
-    share[0, 2, 2, 2], field[0, 2, 2, 2] = 0.1, 1e6
+    share[0, 2, 2, 2:5] = torch.tensor([0.1, 0.1, 0.0])
+    field[0, 2, 2, 2:5] = torch.tensor([-3.0, 1e6, 1e6])
     share[1] = 0.0
     field[1, 0, 0, 0] = -1e6
+    share[2] = 0.2
     begun = _begun(field, share, mask)
+    assert begun[0, 2, 2, 2:5].tolist() == [-3.0, BEYOND, 1.0]
+    begun[0, 2, 2, 2:5] = 1.0
     assert (begun[0] == 1).all()
     assert (begun[1, :3] == 2).all()
     assert not begun[1, 3:].any()
+    assert (begun[2] == 3).all()
 
 
 def test_edges_of_the_map_are_spared(scene, monkeypatch):
