@@ -188,7 +188,8 @@ def note(bench: Bench, words: Sequence[str], threads: int) -> str:
     commits = list(dict.fromkeys(row["commit"] for row in bench.results.rows.values())) or [commit()]
     measured = commits[0] if len(commits) == 1 else f"{commits[0]} to {commits[-1]}"
     cached = words.index("--cache") if "--cache" in words else len(words)
-    shown = " ".join(["python benchmarks/networks.py", *words[:cached], *words[cached + 2 :]])
+    told = (word for word in (*words[:cached], *words[cached + 2 :]) if word != "--update-docs")
+    shown = " ".join(["python benchmarks/networks.py", *told])
     return (
         f"Measured with `{shown}` at commit {measured}; mean ± standard deviation over "
         f"heads, {threads} thread(s). Error columns: {', '.join(METRICS.values())}; slope of deep grey means; error of "
