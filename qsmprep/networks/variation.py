@@ -51,7 +51,8 @@ RHO = 0.03
 FIDELITY = 1.0
 """Penalty of the field's split. With weights dealt with by majorisation strong sources grew too slowly where voxels can
 be trusted less: a phantom head with lesions (seed 331, from phase) had 46 % of error in them by ConeNet, as by the map
-that it starts from; with the field split off 31 %. Other fields from phase changed by 0.6 points at most."""
+that it starts from; with the field split off, and begun with as it was measured, 31 %. Other fields from phase changed
+by 0.6 points at most."""
 
 
 @torch.no_grad()
@@ -65,9 +66,9 @@ def variation_maps(
     """Susceptibility with a strong and with a weak total-variation penalty.
 
     Edges of the magnitude are spared, as in MEDI (doi:10.1002/mrm.22816), and those of the map itself, as in
-    :func:`qsmprep.core.inversion.tv.tv`. It goes down that method's function where there is no magnitude (its weights
-    are the square roots of these), in fixed numbers of steps, the second stage from where the first ends. Two maps,
-    since which is better depends on noise and mismatch, from place to place.
+    :func:`qsmprep.core.inversion.tv.tv`. It comes near the minimum of that method's function where there is no
+    magnitude (its weights are the square roots of these), in fixed numbers of steps, the second stage from where the
+    first ends. Two maps, since which is better depends on noise and mismatch, from place to place.
 
     Parameters
     ----------
@@ -141,28 +142,34 @@ def _begun(field: torch.Tensor, share: torch.Tensor, mask: torch.Tensor) -> torc
     """The fields to begin with: as they were measured, also where they are hardly trusted, but within limits there.
 
     What they say of strong sources would come slowly from around. Voxels without any weight have no say: they begin
-    as the median of the voxels around that have one, or of all where none has.
+    as the median of the voxels around that have one, or of all in the mask where none has.
     """
-    sure, silent = mask * (share > 0.5), (share <= SILENT) & (mask > 0)
-    sure = torch.where(sure.any(dim=-1).any(dim=-1).any(dim=-1)[..., None, None, None], sure, mask)
+    inside, silent = mask > 0, (share <= SILENT) & (mask > 0)
+    sure = inside & (share > 0.5)
+    sure = torch.where(sure.any(dim=-1).any(dim=-1).any(dim=-1)[..., None, None, None], sure, inside)
     most = BEYOND * (field.abs() * sure).amax(dim=(-3, -2, -1), keepdim=True)
-    begun = torch.where(sure > 0, field, field.clamp(-most, most))
-    heard = (mask > 0) & ~silent
-    known, others = (
-        functional.pad(torch.where(of, begun, torch.nan), (1,) * 6, value=torch.nan) for of in (heard, silent)
-    )
+    begun = torch.where(sure, field, field.clamp(-most, most))
+    known, every = (_padded(torch.where(of, begun, torch.nan)) for of in (inside & ~silent, inside))
     for at in silent.nonzero().split(AT_ONCE):
-        nearby = _median_around(known, at)
-        begun[tuple(at.T)] = torch.where(nearby.isnan(), _median_around(others, at), nearby)
+        around = _median_around(known, at)
+        alone = around.isnan()
+        around[alone] = _median_around(every, at[alone])
+        begun[tuple(at.T)] = around
     return begun
 
 
+def _padded(field: torch.Tensor) -> torch.Tensor:
+    """With a voxel more on every side, which is not a number."""
+    return functional.pad(field, (1,) * 6, value=torch.nan)
+
+
 def _median_around(padded: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-    """Median, without what is not a number, of the 27 voxels around each of some voxels, of a field that is padded by
-    one voxel."""
+    """Median of the numbers among each voxel and the 26 around it, of a field with a voxel more on every side; the mean
+    of both middle ones, as otherwise it would not change sign with the field."""
     volume, x, y, z = at.T
     moves = itertools.product(range(3), repeat=3)
-    return torch.stack([padded[volume, x + i, y + j, z + k] for i, j, k in moves]).nanmedian(dim=0).values
+    values = torch.stack([padded[volume, x + i, y + j, z + k] for i, j, k in moves])
+    return 0.5 * (values.nanmedian(dim=0).values - (-values).nanmedian(dim=0).values)
 
 
 def _size(left: torch.Tensor, share: torch.Tensor) -> torch.Tensor:

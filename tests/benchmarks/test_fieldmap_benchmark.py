@@ -77,3 +77,18 @@ def test_maps_are_scored_where_their_field_is_valid(bench):
     assert bad["kept"] == 100
     assert bad["own"] == pytest.approx(100)
     assert good["own"] < 90
+
+
+def test_heads_that_are_kept_are_not_measured_again(bench, monkeypatch, tmp_path, capsys):
+    done = []
+
+    def measured(head, full):
+        done.append(head.name)
+        yield from rows(head.name, 1.0)
+
+    monkeypatch.setattr(bench, "head_rows", measured)
+    kept = ["--rows", str(tmp_path / "rows.jsonl"), "--heads"]
+    assert bench.main([*kept, "1"]) == 0
+    assert bench.main([*kept, "1", "3"]) == 0
+    assert done == [bench.HEADS[0].name, bench.HEADS[2].name]
+    assert "`python benchmarks/fieldmap.py --heads 1 3`" in capsys.readouterr().out

@@ -34,7 +34,7 @@ def test_volumes_are_padded_at_their_far_end_each_for_itself(batch):
 
 def test_the_proximal_map_of_a_field_is_a_weighted_mean():
     field, weights = volumes(())
-    seen = torch.rand(GRID.shape)
+    seen = volumes((2,))[0][1]
     found = FieldTerm(field, weights, 0.7).proximal(seen)
     torch.testing.assert_close(found, (weights**2 * field + 0.7 * seen) / (weights**2 + 0.7))
 
@@ -56,14 +56,34 @@ def test_the_split_comes_to_the_minimum(batch, relaxation):
 
 
 @pytest.mark.parametrize("relaxation", [1.0, 1.7])
+def test_a_step_goes_beyond_the_field_of_the_map(relaxation):
+    """By the relaxation, from where it was; outside the box the split follows that, inside the data pull it back."""
+    space = Spectral(GRID, 1.5, "cpu")
+    field, weights = volumes(())
+    begun, met = space.pad(field), torch.ones(space.shape)
+    split = DataSplit(FieldTerm(field, weights, 0.7), begun, PART, relaxation)
+    split.meet(met)
+    beyond = relaxation * met + (1 - relaxation) * begun
+    torch.testing.assert_close(split.close, beyond)
+    target = split.pulled()
+    close = beyond.clone()
+    close[PART] = FieldTerm(field, weights, 0.7).proximal(beyond[PART])
+    torch.testing.assert_close(target, 2 * close - beyond)
+
+
+@pytest.mark.parametrize("relaxation", [1.0, 1.7])
 def test_volumes_of_a_batch_are_split_each_for_itself(relaxation):
     space = Spectral(GRID, 1.5, "cpu")
     field, weights = volumes((3,))
-    seen = torch.rand((4, 3, *space.shape))
+    seen = torch.rand((4, 3, *space.shape), generator=torch.Generator().manual_seed(1))
 
     def turns(part: slice) -> list[torch.Tensor]:
         split = DataSplit(FieldTerm(field[part], weights[part], 0.7), space.pad(field[part]), PART, relaxation)
-        return [split.meet(one[part]) or split.pulled() for one in seen]
+        found = []
+        for one in seen:
+            split.meet(one[part])
+            found.append(split.pulled())
+        return found
 
     together, alone = turns(slice(0, 3)), turns(slice(1, 2))
     for both, one in zip(together, alone, strict=True):

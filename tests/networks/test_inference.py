@@ -388,6 +388,18 @@ def test_memory_of_the_stage_on_the_full_grid_is_counted():
     assert plan.fine_bytes(thin, wide) == plan.FINE_BYTES * 4 * 8 * 600 * 600 * 4 * margin > of_a_slab
 
 
+def test_tiles_leave_room_for_the_stage_on_the_full_grid(monkeypatch):
+    """With just enough for everything else, the whole volume does not fit."""
+    shape, device = (64, 64, 64), torch.device("cpu")
+    counts = []
+    for fine in (0, 8):
+        network = build("conenet", {"base": 8, "fine": fine})
+        need = (plan.working_bytes(network) + 8 * plan.PHYSICS_BYTES) * math.prod(shape)
+        monkeypatch.setattr(plan, "free_bytes", lambda device, need=need: 1.001 * need / plan.SHARE)
+        counts.append(plan.plan_tiles(network, shape, 0, device).count(shape))
+    assert counts[0] == 1 < counts[1]
+
+
 # --- what is shipped ----------------------------------------------------------------------------
 
 

@@ -71,8 +71,10 @@ def test_a_strong_source_that_is_hardly_trusted_is_found():
     assert float((weak - chi)[inside].square().mean().sqrt()) < 0.25 * 50
 
 
-def test_fields_begin_as_measured_but_within_limits_where_they_are_not_trusted():
+@pytest.mark.parametrize("at_once", [1, 2**17])
+def test_fields_begin_as_measured_but_within_limits_where_they_are_not_trusted(monkeypatch, at_once):
     """And where they have no weight at all as what is around: those that have one, else all; each for itself."""
+    monkeypatch.setattr("qsmprep.networks.variation.AT_ONCE", at_once)
     field = torch.zeros(3, 6, 6, 6)
     field[0], field[1, :3], field[2] = 1.0, 2.0, 3.0
     mask, share = torch.ones(3, 6, 6, 6), torch.ones(3, 6, 6, 6)
@@ -129,9 +131,14 @@ def test_volumes_of_a_batch_are_solved_each_for_itself(scene, monkeypatch):
 
 
 def test_maps_are_odd(scene):
+    """Also where some of the field is hardly trusted, or not at all."""
     *_, scaled, inside, image, _ = scene
-    there, back = (variation_maps(s * scaled, inside, Geometry(GRID), image) for s in (1, -1))
-    torch.testing.assert_close(there, -back, atol=1e-5, rtol=0)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.rand(inside.shape, generator=generator)
+    weights = torch.where(drawn < 0.2, 0.0, torch.where(drawn < 0.5, 0.1, 1.0))
+    for given in (None, weights):
+        there, back = (variation_maps(s * scaled, inside, Geometry(GRID), image, given) for s in (1, -1))
+        torch.testing.assert_close(there, -back, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["loopnet", "metaqsm", "qsminvnet", "pedqnet"])
