@@ -36,11 +36,11 @@ SPARED = 0.25
 TOGETHER = 2**24
 """Voxels of the padded grid that are solved for together; more in parts, to bound the memory."""
 
-BEYOND = 4.0
-"""How far a field that is not trusted may be beyond the largest that is, where the iteration begins."""
-
-SILENT = 1e-3
-"""Weight up to which a voxel's field has no say in where the iteration begins."""
+OUTERMOST = 2
+"""Of the fields around a voxel that is not trusted, how many at either end do not limit it where the iteration begins.
+Zero-weight voxels of the phantom head 331 (below): 27.6 % of error in all with two, 27.4 with none, 27.2 without
+limits, 29.9 with the median around in their place; one voxel in a hundred that is 10 units off changed a map by 0.2,
+1.4, 2.1 and 0.0 % of its spread."""
 
 AT_ONCE = 2**17
 """Voxels whose surroundings are looked at together, to bound the memory."""
@@ -139,37 +139,30 @@ def _solve(
 
 
 def _begun(field: torch.Tensor, share: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The fields to begin with: as they were measured, also where they are hardly trusted, but within limits there.
+    """The fields to begin with: as they were measured, also where they are not trusted, but within limits there.
 
-    What they say of strong sources would come slowly from around. Voxels without any weight have no say: they begin
-    as the median of the voxels around that have one, or of all in the mask where none has.
+    What they say of strong sources would come slowly from around. The limits are the lowest and the highest of the
+    voxels around in the mask, but for the outermost, so that how far off a voxel is does not matter.
     """
-    inside, silent = mask > 0, (share <= SILENT) & (mask > 0)
-    sure = inside & (share > 0.5)
-    sure = torch.where(sure.any(dim=-1).any(dim=-1).any(dim=-1)[..., None, None, None], sure, inside)
-    most = BEYOND * (field.abs() * sure).amax(dim=(-3, -2, -1), keepdim=True)
-    begun = torch.where(sure, field, field.clamp(-most, most))
-    known, every = (_padded(torch.where(of, begun, torch.nan)) for of in (inside & ~silent, inside))
-    for at in silent.nonzero().split(AT_ONCE):
-        around = _median_around(known, at)
-        alone = around.isnan()
-        around[alone] = _median_around(every, at[alone])
-        begun[tuple(at.T)] = around
+    padded = functional.pad(torch.where(mask > 0, field, torch.nan), (1,) * 6, value=torch.nan)
+    begun = field.clone()
+    for at in ((share <= 0.5) & (mask > 0)).nonzero().split(AT_ONCE):
+        where = tuple(at.T)
+        low, high = _limits(padded, at)
+        begun[where] = torch.where(low.isnan(), 0.0, begun[where].clamp(low, high))
     return begun
 
 
-def _padded(field: torch.Tensor) -> torch.Tensor:
-    """With a voxel more on every side, which is not a number."""
-    return functional.pad(field, (1,) * 6, value=torch.nan)
-
-
-def _median_around(padded: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-    """Median of the numbers among each voxel and the 26 around it, of a field with a voxel more on every side; the mean
-    of both middle ones, as otherwise it would not change sign with the field."""
+def _limits(padded: torch.Tensor, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lowest and highest number around each voxel but for the :data:`OUTERMOST` (and for all but the middle where
+    there are few), of a field with one voxel more on every side, which is not a number; nor are limits of nothing."""
     volume, x, y, z = at.T
-    moves = itertools.product(range(3), repeat=3)
-    values = torch.stack([padded[volume, x + i, y + j, z + k] for i, j, k in moves])
-    return 0.5 * (values.nanmedian(dim=0).values - (-values).nanmedian(dim=0).values)
+    moves = [move for move in itertools.product(range(3), repeat=3) if move != (1, 1, 1)]
+    values = torch.stack([padded[volume, x + i, y + j, z + k] for i, j, k in moves]).sort(dim=0).values
+    count = len(moves) - values.isnan().sum(dim=0, keepdim=True)
+    first = torch.minimum(torch.full_like(count, OUTERMOST), (count - 1).clamp_min(0) // 2)
+    low, high = (values.gather(0, rank)[0] for rank in (first, (count - 1).clamp_min(0) - first))
+    return low, high
 
 
 def _size(left: torch.Tensor, share: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from qsmprep.core.parameters import ConeNetParams, LoopNetParams, QSMInvNetParam
 from qsmprep.networks.base import INPUTS
 from qsmprep.networks.geometry import Geometry, field_scale
 from qsmprep.networks.inference import invert
-from qsmprep.networks.variation import BEYOND, LEAST, WEAK, _begun, _size, variation_maps
+from qsmprep.networks.variation import LEAST, WEAK, _begun, _size, variation_maps
 
 GRID = Grid((40, 44, 36), (0.9, 1.0, 1.2), (0.2, 0.1, 0.97))
 
@@ -72,25 +72,25 @@ def test_a_strong_source_that_is_hardly_trusted_is_found():
 
 
 @pytest.mark.parametrize("at_once", [1, 2**17])
-def test_fields_begin_as_measured_but_within_limits_where_they_are_not_trusted(monkeypatch, at_once):
-    """And where they have no weight at all as what is around: those that have one, else all; each for itself."""
+def test_fields_begin_as_measured_but_within_those_around_where_they_are_not_trusted(monkeypatch, at_once):
+    """Without the two lowest and highest of the 26 in the mask; each volume for itself."""
     monkeypatch.setattr("qsmprep.networks.variation.AT_ONCE", at_once)
-    field = torch.zeros(3, 6, 6, 6)
-    field[0], field[1, :3], field[2] = 1.0, 2.0, 3.0
-    mask, share = torch.ones(3, 6, 6, 6), torch.ones(3, 6, 6, 6)
-    mask[1, 3:] = 0
-    share[0, 2, 2, 2:5] = torch.tensor([0.1, 0.1, 0.0])
-    field[0, 2, 2, 2:5] = torch.tensor([-3.0, 1e6, 1e6])
-    share[1] = 0.0
-    field[1, 0, 0, 0] = -1e6
-    share[2] = 0.2
+    field = torch.arange(2 * 5 * 5 * 5, dtype=torch.float32).view(2, 5, 5, 5).sin()
+    mask, share = torch.ones(2, 5, 5, 5), torch.ones(2, 5, 5, 5)
+    mask[1, :, :, 3:] = 0
+    field[mask == 0] = 7.0
+    share[0, 2, 2, 2], share[0, 0, 0, 0], share[1, 4, 4, 2], share[1, 0, 0, 0] = 0.0, 0.1, 0.5, 0.2
+    field[0, 2, 2, 2], field[0, 0, 0, 0], field[1, 4, 4, 2] = 1e6, -1e6, 1e6
+    mask[1, 0:2, 0:2, 0:2], mask[1, 0, 0, 0] = 0, 1  # nothing around
     begun = _begun(field, share, mask)
-    assert begun[0, 2, 2, 2:5].tolist() == [-3.0, BEYOND, 1.0]
-    begun[0, 2, 2, 2:5] = 1.0
-    assert (begun[0] == 1).all()
-    assert (begun[1, :3] == 2).all()
-    assert not begun[1, 3:].any()
-    assert (begun[2] == 3).all()
+    inner, corner = field[0, 1:4, 1:4, 1:4].flatten(), field[0, :2, :2, :2].flatten()
+    assert begun[0, 2, 2, 2] == torch.cat([inner[:13], inner[14:]]).sort().values[-3]
+    assert begun[0, 0, 0, 0] == corner[1:].sort().values[2]
+    edge = field[1, 3:, 3:, 1:3].flatten()
+    assert begun[1, 4, 4, 2] == edge[:-1].sort().values[-3]
+    assert begun[1, 0, 0, 0] == 0
+    trusted = share > 0.5
+    assert torch.equal(begun[trusted], field[trusted])
 
 
 def test_edges_of_the_map_are_spared(scene, monkeypatch):
