@@ -93,6 +93,7 @@ HOW = {
     "make wheel-check": How("make", why=NEEDS_INDEX),
     "make benchmark": How("make", why=HOURS),
     "make benchmark-fieldmap": How("make", why=HOURS),
+    "make benchmark-mismatch": How("make", why=HOURS),
     "make benchmark-networks": How("make", why=HOURS),
     "make benchmark-sizes": How("make", why=HOURS),
     "pytest -m slow tests/cohort": How("collect", "--collect-only", IS_TEST),
