@@ -6,7 +6,7 @@ Each takes images of one candidate and returns what it read with the problems an
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -28,7 +28,22 @@ LONG_TE_S = 0.15
 MAX_B0_T = 20.0
 """Field strengths above this are not tesla."""
 
+OF_RESULTS = frozenset({"desc", "space", "res", "label", "seg", "scale", "atlas", "from", "to", "mode"})
+"""Entities that tell results apart; images that have one already leave no name for them."""
+
 EchoImages = Mapping[int | None, Mapping[str, Image]]
+
+
+def check_name(candidate: Candidate) -> Iterator[QSMPrepError]:
+    """The names of the images must leave the entities of results free."""
+    for entity, value in candidate.entities:
+        if entity in OF_RESULTS:
+            yield DataError(
+                f"the name holds {entity}-{value}, and the results need `{entity}` for themselves",
+                file=candidate.images[0].path,
+                expected="names of raw images",
+                remedy=f"say acq- or rec- instead of {entity}- in the names of images and sidecars",
+            )
 
 
 def by_echo(candidate: Candidate) -> tuple[dict[int | None, dict[str, Image]], list[QSMPrepError], list[str]]:
@@ -133,7 +148,7 @@ def check_echo_times(echoes: EchoImages) -> tuple[dict[int | None, float], list[
             lacking = [parts[part].path.name for part in parts if part not in found]
             if lacking and not problems:
                 warnings.append(f"EchoTime is missing for {lacking[0]}; that of the other part is used")
-        elif all("EchoTime" not in image.sidecar.values for image in parts.values()):
+        elif all(image.sidecar.values.get("EchoTime") is None for image in parts.values()):
             missing += parts.values()
     if missing:
         problems.append(

@@ -58,8 +58,8 @@ def write_dataset_files(
 ) -> dict[str, Path]:
     """Write ``dataset_description.json``, ``.bidsignore`` and ``README``.
 
-    Many processes may do so at once: each file is replaced as a whole. Links, lines of ``.bidsignore``
-    and a README that are there already are kept.
+    Many processes may do so at once: each file is replaced as a whole. Links, other pipelines in
+    ``GeneratedBy``, lines of ``.bidsignore`` and a README that are there already are kept.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def write_dataset_files(
         "Name": "qsmprep - quantitative susceptibility mapping",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
-        "GeneratedBy": [generated],
+        "GeneratedBy": [generated, *_by_others(existing)],
         "HowToAcknowledge": "Cite the methods listed in the methods section of the reports (logs/CITATION.*).",
         "DatasetLinks": {**_links(existing), **relative},
     }
@@ -112,6 +112,13 @@ def write_dataset_files(
 def _is_text(value: Any) -> bool:
     """Whether a field of somebody else's description can be taken over: a number there may be no JSON at all (NaN)."""
     return isinstance(value, str) and bool(value)
+
+
+def _by_others(description: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a description says of other pipelines whose results lie in the same folder."""
+    generated = description.get("GeneratedBy")
+    entries = generated if isinstance(generated, list) else []
+    return [entry for entry in entries if isinstance(entry, dict) and entry.get("Name") != NAME]
 
 
 def _links(description: dict[str, Any]) -> dict[str, str]:
@@ -150,7 +157,8 @@ def check_output_dir(bids_dir: Path, out_dir: Path, work_dir: Path | None = None
     ------
     UsageError
         When the output or the work folder is inside the input (other than ``derivatives/<name>``), or
-        they lie in each other in a way that loses results, or the output holds links into the input.
+        they lie in each other in a way that loses results, or the output holds links into the input or is
+        a raw data set.
     CannotWriteError
         When the output or the work folder cannot be written to.
     """
@@ -162,6 +170,14 @@ def check_output_dir(bids_dir: Path, out_dir: Path, work_dir: Path | None = None
             file=out_dir,
             expected="a folder of its own",
             remedy=f"use {Path(bids_dir) / 'derivatives' / NAME}",
+        )
+    description = _description(out)
+    if description and description.get("DatasetType", "raw") == "raw":
+        raise UsageError(
+            "the output folder is a raw data set, whose description would be replaced",
+            file=out_dir,
+            expected="a new folder, or one with derivatives",
+            remedy=f"use {Path(out_dir) / 'derivatives' / NAME}; is the order BIDS_DIR OUT_DIR?",
         )
     _check_writable(out, Path(out_dir))
     _check_links(out, raw)
@@ -229,7 +245,7 @@ def _description(root: Path) -> dict[str, Any]:
 def _ignore_lines(out_dir: Path) -> Iterable[str]:
     """The lines that are there, and those of ours that are not."""
     try:
-        present = (out_dir / ".bidsignore").read_text(encoding="utf-8").splitlines()
+        present = (out_dir / ".bidsignore").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         present = []
     return dict.fromkeys([*present, *ignored_patterns()])

@@ -153,7 +153,12 @@ def check_offset(path: Path) -> None:
 
 def same_grid(first: Header, second: Header) -> bool:
     """Whether two images have the same voxels in the same place."""
-    return first.shape == second.shape and offset_voxels(first, second) <= SAME_PLACE_VOXELS
+    return first.shape == second.shape and same_place(first.affine, second.affine, first.shape)
+
+
+def same_place(first: NDArray[np.float64], second: NDArray[np.float64], shape: tuple[int, ...]) -> bool:
+    """Whether the affines of two volumes of one shape put their voxels in the same place."""
+    return _corner_offset(first, second, shape) <= SAME_PLACE_VOXELS
 
 
 def offset_voxels(first: Header, second: Header) -> float:
@@ -161,8 +166,8 @@ def offset_voxels(first: Header, second: Header) -> float:
     return _corner_offset(first.affine, second.affine, first.shape)
 
 
-def _corner_offset(first: NDArray[np.float64], second: NDArray[np.float64], shape: tuple[int, int, int]) -> float:
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij")).reshape(3, -1)
+def _corner_offset(first: NDArray[np.float64], second: NDArray[np.float64], shape: tuple[int, ...]) -> float:
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape[:3]], indexing="ij")).reshape(3, -1)
     moved = (first[:3, :3] - second[:3, :3]) @ corners + (first[:3, 3] - second[:3, 3])[:, None]
     edge = np.linalg.norm(first[:3, :3], axis=0).min()
     return float(np.linalg.norm(moved, axis=0).max() / edge)

@@ -167,7 +167,7 @@ def judge(candidate: Candidate, b0_t_override: float | None = None) -> Verdict:
     b0_t_override : float, optional
         Field strength in tesla that replaces the sidecars'.
     """
-    problems: list[QSMPrepError] = []
+    problems: list[QSMPrepError] = list(checks.check_name(candidate))
     warnings: list[str] = []
     for image in candidate.images:
         problems += [p for p in image.sidecar.problems if str(p) not in map(str, problems)]

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qsmprep.bids.metadata import as_numbers, read_json, readout_of
+from qsmprep.bids.checks import MAX_TE_S, SAME_TE_S
+from qsmprep.bids.headers import same_place
+from qsmprep.bids.metadata import as_numbers, finite_number, read_json, readout_of
 from qsmprep.bids.names import sidecar_path
-from qsmprep.cli.single import AFFINE_TOLERANCE_MM, Source, load_image, make_grid, read_mask
+from qsmprep.cli.single import Source, load_image, make_grid, read_mask
 from qsmprep.core.grid import Grid
 from qsmprep.core.phase import PhaseScaling, complex_from_parts, scale_phase, wrap
 from qsmprep.errors import DataError, MissingFileError, UsageError
@@ -166,8 +168,8 @@ def check_grid(path: Path, shape: tuple[int, ...], affine: NDArray[Any], first: 
     if shape != wanted:
         told = f"the image has shape {shape}, but {first.path} has {wanted}"
         raise DataError(told, file=path, expected="one grid for all files", remedy=remedy)
-    off_mm = float(np.abs(affine - first.image.affine).max())
-    if not off_mm <= AFFINE_TOLERANCE_MM:
+    if not same_place(first.image.affine, affine, wanted):
+        off_mm = float(np.abs(affine - first.image.affine).max())
         told = f"the affine differs from that of {first.path} by up to {off_mm:.3g}"
         raise DataError(told, file=path, expected="one grid for all files", remedy=remedy)
 
@@ -303,7 +305,7 @@ def echo_times(args: argparse.Namespace, series: list[Series]) -> tuple[list[flo
     UsageError
         When there are more or fewer of ``--te-s`` than echoes.
     DataError
-        When two echoes have one time.
+        When two echoes have one time, or files of one echo have different ones.
     """
     count = len(series[0].data)
     if args.te_s is not None:
@@ -311,8 +313,7 @@ def echo_times(args: argparse.Namespace, series: list[Series]) -> tuple[list[flo
             raise UsageError(f"`--te-s` has {len(args.te_s)} times for {count} echoes", expected="one for every echo")
         times = [float(te) for te in args.te_s]
     else:
-        told = [[facts.get("EchoTime") for facts in one.facts] for one in series]
-        times = next((row for row in told if all(isinstance(te, int | float) and 0 < te <= 1 for te in row)), [])
+        times = _times_beside(series)
         if not times:
             return None, list(range(count))
     order = sorted(range(count), key=lambda index: times[index])
@@ -324,6 +325,46 @@ def echo_times(args: argparse.Namespace, series: list[Series]) -> tuple[list[flo
     if order != list(range(count)):
         tell([f"the echoes were sorted by their times, {', '.join(f'{te:g}' for te in ordered)} s"])
     return ordered, order
+
+
+def _times_beside(series: list[Series]) -> list[float]:
+    """Echo times that the JSON beside the files says, of the first kind of files that have them all; else none.
+
+    Raises
+    ------
+    DataError
+        When one is no time in seconds, or two files of one echo have different ones.
+    """
+    found: list[float] = []
+    of: Path | None = None
+    for one in series:
+        row = [facts.get("EchoTime") for facts in one.facts]
+        if any(te is None for te in row):
+            continue
+        times = [_seconds(te, file) for te, file in zip(row, one.files, strict=True)]
+        found, of = found or times, of or one.files[0]
+        for ours, theirs, file in zip(found, times, one.files, strict=True):
+            if abs(ours - theirs) > SAME_TE_S:
+                raise DataError(
+                    f"its EchoTime is {theirs:g} s, that of the image in the same place after {of.name} {ours:g} s",
+                    file=file,
+                    expected="the files of every kind in the same order of echoes",
+                    remedy="put them in one order, or say --te-s",
+                )
+    return found
+
+
+def _seconds(value: Any, file: Path) -> float:
+    """An echo time as a number."""
+    number = finite_number(value)
+    if number is None or not 0 < number <= MAX_TE_S:
+        raise DataError(
+            f"EchoTime is {value!r} in the JSON file beside it",
+            file=file,
+            expected=f"seconds, above 0 and at most {MAX_TE_S:g}",
+            remedy="correct it (milliseconds are to be divided by 1000), or say --te-s",
+        )
+    return number
 
 
 def mask_of(args: argparse.Namespace, echoes: Echoes) -> NDArray[np.bool_] | None:

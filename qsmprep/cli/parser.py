@@ -122,7 +122,7 @@ def _add_methods(group: argparse._ArgumentGroup) -> None:
         action=argparse.BooleanOptionalAction,
         help="susceptibility-weighted image and its minimum-intensity projection (default: at --level full)",
     )
-    group.add_argument("--b0", dest="b0_t", type=float, metavar="TESLA", help="field strength where sidecars lack it")
+    group.add_argument("--b0", dest="b0_t", type=float, metavar="TESLA", help="field strength, also where sidecars say otherwise")
     group.add_argument(
         "--phase-sign",
         choices=("+1", "1", "-1"),

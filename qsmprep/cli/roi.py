@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qsmprep.bids.headers import same_place
 from qsmprep.bids.names import sidecar_path
 from qsmprep.bids.tables import find_regions, write_roi_table
-from qsmprep.cli.single import AFFINE_TOLERANCE_MM, Source, check_writable, read, read_mask, read_on_grid
+from qsmprep.cli.single import Source, check_writable, read, read_mask, read_on_grid
 from qsmprep.core.grid import Grid
 from qsmprep.core.labels import Labels, as_labels, sample_labels, share_inside, sub_offsets, swapped_pairs
 from qsmprep.core.methods import METHODS
@@ -127,8 +128,8 @@ def _moved(dseg: Source, chi: Source, labels: Any) -> tuple[bool, float]:
         When the affine of the segmentation is singular, or no labelled voxel lies inside the map.
     """
     _grid(dseg)
-    same = dseg.data.shape == chi.data.shape
-    same = same and float(np.abs(dseg.image.affine - chi.image.affine).max()) <= AFFINE_TOLERANCE_MM
+    shape = chi.data.shape
+    same = dseg.data.shape == shape and same_place(chi.image.affine, dseg.image.affine, shape)
     inside = share_inside(labels, dseg.image.affine, chi.data.shape, chi.image.affine)
     if not inside:
         what = "the segmentation has no label" if not (labels != 0).any() else "no label lies inside the map"

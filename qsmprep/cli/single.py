@@ -18,7 +18,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from qsmprep.bids.headers import check_offset, check_size
+from qsmprep.bids.headers import check_offset, check_size, same_place
 from qsmprep.bids.metadata import read_json
 from qsmprep.bids.names import sidecar_path
 from qsmprep.bids.write import cannot_write, write_json, write_nifti
@@ -31,9 +31,6 @@ from qsmprep.core.results import LocalField
 from qsmprep.core.units import hz_per_ppm, rad_per_ppm
 from qsmprep.errors import DataError, MissingFileError, OutOfMemoryError, QSMPrepError, UsageError
 from qsmprep.version import qsmprep_version
-
-AFFINE_TOLERANCE_MM = 1e-3
-"""Largest difference between affines of volumes on one grid."""
 
 UNIT_SYMBOLS = {"ppm": "ppm", "hz": "Hz", "rad": "rad"}
 """Units of the command line as they are written in sidecars."""
@@ -123,8 +120,8 @@ def read_on_grid(path: Path | None, mask: Source) -> NDArray[np.float32] | None:
             expected="one grid for all files",
             remedy="resample one to the other, the mask with nearest neighbours",
         )
-    off_mm = float(np.abs(source.image.affine - mask.image.affine).max())
-    if not off_mm <= AFFINE_TOLERANCE_MM:
+    if not same_place(mask.image.affine, source.image.affine, mask.data.shape):
+        off_mm = float(np.abs(source.image.affine - mask.image.affine).max())
         raise DataError(
             f"the affine differs from that of the mask {mask.path} by up to {off_mm:.3g}",
             file=path,

@@ -13,6 +13,7 @@ from pathlib import Path
 from qsmprep.cli import step_cosmos, step_echoes, step_roi, step_segment
 from qsmprep.cli.openmp import wait_briefly
 from qsmprep.cli.parser import Parser, dashed
+from qsmprep.cli.replacing import refuse_replacing, with_companions
 from qsmprep.core.methods import METHODS
 from qsmprep.errors import QSMPrepError, UsageError
 from qsmprep.version import qsmprep_version
@@ -207,8 +208,7 @@ def check(args: argparse.Namespace, command: Command) -> None:
     for path in outputs:
         if not path.name.endswith((".nii", ".nii.gz")):
             raise UsageError("the result is not named as a NIfTI file", file=path, expected=".nii or .nii.gz")
-        if path.absolute() in {given.absolute() for given in inputs}:
-            raise UsageError("the result would replace an input", file=path, remedy="choose another name")
+    refuse_replacing((file for path in outputs for file in with_companions(path)), sorted(inputs))
     if len({path.absolute() for path in outputs}) < len(outputs):
         raise UsageError("`--out` and `--out-mask` are the same file", file=args.out)
 

@@ -7,6 +7,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from qsmprep.cli.replacing import refuse_replacing, with_companions
 from qsmprep.core.methods import METHODS
 from qsmprep.errors import UsageError
 
@@ -83,6 +84,4 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError(f"`--te-s` is {args.te_s}", expected="an echo time in seconds, for example 0.02")
     if not args.out.name.endswith((".nii", ".nii.gz")):
         raise UsageError("the result is not named as a NIfTI file", file=args.out, expected=".nii or .nii.gz")
-    inputs = {path.absolute() for path in (*args.field, *(args.weights or ()), args.mask)}
-    if args.out.absolute() in inputs:
-        raise UsageError("the result would replace an input", file=args.out, remedy="choose another name")
+    refuse_replacing(with_companions(args.out), (*args.field, *(args.weights or ()), args.mask))

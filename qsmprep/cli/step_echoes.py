@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qsmprep.cli.replacing import refuse_replacing, with_companions
 from qsmprep.core.methods import METHODS
 from qsmprep.errors import UsageError
 
@@ -275,15 +276,10 @@ def _check_volumes(given: dict[str, Any], command: EchoCommand) -> None:
 
 
 def _check_results(results: list[Path], inputs: list[Path]) -> None:
-    taken = {path.absolute() for path in inputs}
-    stems = {_stem(path) for path in inputs}
     for path in results:
         if not path.name.endswith((".nii", ".nii.gz")):
             raise UsageError("the result is not named as a NIfTI file", file=path, expected=".nii or .nii.gz")
-        if path.absolute() in taken or _stem(path) in stems:
-            raise UsageError(
-                "the result would replace an input or its JSON file", file=path, remedy="choose another name"
-            )
+    refuse_replacing((file for path in results for file in with_companions(path)), inputs)
     if len({_stem(path) for path in results}) < len(results):
         raise UsageError("two results have one name", file=results[0], remedy="choose different names")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from qsmprep.cli.replacing import refuse_replacing
 from qsmprep.core.methods import METHODS
 from qsmprep.errors import UsageError
 
@@ -57,9 +58,8 @@ def run(args: argparse.Namespace) -> int:
     args.params = METHODS.get("roi", args.method).configure(parse_overrides(args.param, args.method))
     if args.out.suffix != ".tsv":
         raise UsageError("the result is not named as a table", file=args.out, expected=".tsv")
-    given = {args.chi, args.dseg, args.mask, None if args.labels is None else Path(args.labels)} - {None}
-    if args.out.absolute() in {path.absolute() for path in given}:
-        raise UsageError("the result would replace an input", file=args.out, remedy="choose another name")
+    labels = None if args.labels is None else Path(args.labels)
+    refuse_replacing((args.out, args.out.with_suffix(".json")), (args.chi, args.dseg, args.mask, labels))
     from qsmprep.cli.roi import roi
 
     print(roi(args))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from qsmprep.cli.replacing import refuse_replacing, with_companions
 from qsmprep.core.methods import METHODS
 from qsmprep.errors import UsageError
 
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         args.params = METHODS.get("nuclei" if on_map else "segmentation", args.method).configure(overrides)
     if not args.out.name.endswith((".nii", ".nii.gz")):
         raise UsageError("the result is not named as a NIfTI file", file=args.out, expected=".nii or .nii.gz")
-    _check_outputs(args)
+    refuse_replacing(with_companions(args.out), (args.chi, args.mask, args.t1w, args.brain, *(args.atlas or ())))
     if on_map:
         from qsmprep.cli.segment import segment
     else:
@@ -99,19 +100,6 @@ def run(args: argparse.Namespace) -> int:
 
     print(segment(args))
     return 0
-
-
-def _check_outputs(args: argparse.Namespace) -> None:
-    """Refuse an output that would replace an input, or the table or the JSON file of one."""
-    from qsmprep.bids.names import sidecar_path
-
-    facts = sidecar_path(args.out)
-    written = {path.absolute() for path in (args.out, facts, facts.with_suffix(".tsv"))}
-    images = [path for path in (args.chi, args.mask, args.t1w, args.brain) if path is not None]
-    beside = [sidecar_path(path) for path in images if path.name.endswith((".nii", ".nii.gz"))]
-    for path in (*images, *beside, *(args.atlas or ())):
-        if path.absolute() in written:
-            raise UsageError(f"the result would replace an input, {path}", file=args.out, remedy="choose another name")
 
 
 def _check_images(args: argparse.Namespace, on_map: bool) -> None:

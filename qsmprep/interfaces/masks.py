@@ -12,6 +12,7 @@ import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, traits
 from numpy.typing import NDArray
 
+from qsmprep.bids.headers import same_place
 from qsmprep.core.device import resolve_device
 from qsmprep.core.grid import Grid
 from qsmprep.core.methods import METHODS
@@ -62,9 +63,11 @@ class BrainMask(base.Step):
 
     def _given(self, image: Any) -> NDArray[np.bool_]:
         data, given = base.load(self.inputs.given_mask)
-        if given.shape[:3] != image.shape[:3] or not np.allclose(given.affine, image.affine, atol=1e-3):
+        shape = image.shape[:3]
+        if given.shape[:3] != shape or not same_place(image.affine, given.affine, shape):
+            what = "in another place than" if given.shape[:3] == shape else f"of {given.shape} voxels beside {shape} of"
             raise DataError(
-                f"the mask is on another grid ({given.shape}) than the images ({image.shape[:3]})",
+                f"the mask is {what} the images",
                 file=self.inputs.given_mask,
                 expected="the grid of the gradient-echo images",
                 remedy="resample the mask with nearest neighbours",

@@ -11,6 +11,7 @@ import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, traits
 from numpy.typing import NDArray
 
+from qsmprep.bids.headers import same_place
 from qsmprep.core.methods import METHODS
 from qsmprep.errors import DataError
 from qsmprep.interfaces import base
@@ -137,9 +138,11 @@ def stack(
         if data.ndim != 3:
             raise DataError(f"the image has shape {data.shape}", file=path, expected="one volume of three dimensions")
         first = first or image
-        if data.shape != first.shape[:3] or not np.allclose(image.affine, first.affine, atol=1e-3):
+        if data.shape != first.shape[:3] or not same_place(first.affine, image.affine, data.shape):
             raise DataError(
-                "the image is on another grid than the first echo", file=path, expected=str(first.shape[:3])
+                "the image is on another grid than the first echo",
+                file=path,
+                expected=f"{first.shape[:3]} voxels in the same place",
             )
         if not np.isfinite(data).any():
             raise DataError(

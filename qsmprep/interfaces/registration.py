@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, traits
 
+from qsmprep.bids.headers import same_place
 from qsmprep.bids.tables import read_label_table, write_label_table
 from qsmprep.core.labels import sample_labels
 from qsmprep.core.methods import METHODS
@@ -291,7 +292,7 @@ class First(base.Step):
         if result is None:
             raise DataError("FSL FIRST left no segmentation", file=self.inputs.in_file, remedy=f"look into {folder}")
         labels, affine = load_labels(result)
-        if labels.shape != image.shape[:3] or not np.allclose(affine, image.affine, atol=1e-3):
+        if labels.shape != image.shape[:3] or not same_place(image.affine, affine, labels.shape):
             raise DataError("the segmentation of FSL FIRST is on another grid than its image", file=result)
         copied = folder / ("labels.nii.gz" if result.suffix == ".gz" else "labels.nii")
         shutil.copyfile(result, copied)
