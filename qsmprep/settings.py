@@ -116,6 +116,12 @@ class Settings:
         return params
 
     @property
+    def idle_parameters(self) -> tuple[str, ...]:
+        """Methods that do not run, though parameters of theirs were given."""
+        chosen = {name for _, name in self.chosen()}
+        return tuple(name for name in self.parameters if name not in chosen)
+
+    @property
     def treats_remainder(self) -> bool:
         """Whether any inversion takes the local field without looking for what background removal left in it."""
         return any(METHODS.get("inversion", name).takes == "local" for name in self.inversions)

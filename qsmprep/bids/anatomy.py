@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from qsmprep.bids.entities import BidsName, natural_key
+from qsmprep.bids.metadata import plain_index
 
 
 def find_t1w(
@@ -50,7 +51,7 @@ def find_masks(
 ) -> tuple[Path, ...]:
     """Brain masks whose entities are among those of an acquisition, the most specific first.
 
-    Masks in another space (``space-``) do not fit. Whether a mask lies on the grid of the acquisition
+    One that was made of one echo or part fits the acquisition; masks in another space (``space-``) do not. Whether a mask lies on the grid of the acquisition
     is for the preflight to see.
 
     Parameters
@@ -64,8 +65,12 @@ def find_masks(
     -------
     tuple of Path
     """
-    own = {("sub", subject), *([("ses", session)] if session else []), *entities}
-    fitting = [
-        mask for mask in masks if mask.get("sub") == subject and set(mask.without("desc", "label", "res")) <= own
-    ]
+    own = _plain([("sub", subject), *([("ses", session)] if session else []), *entities])
+    free = ("desc", "label", "res", "echo", "part")
+    fitting = [mask for mask in masks if mask.get("sub") == subject and _plain(mask.without(*free)) <= own]
     return tuple(m.path for m in sorted(fitting, key=lambda m: (-len(m.entities), natural_key(m.path.name))))
+
+
+def _plain(entities: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Entities to be compared: ``run-01`` is ``run-1``."""
+    return {(name, plain_index(name, value)) for name, value in entities}

@@ -6,7 +6,7 @@ Nothing is judged here beyond what the file names say: see `qsmprep.bids.preflig
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ PART_QUERIES: dict[str, dict[str, Any]] = {
 
 OTHER_QUERIES: dict[str, dict[str, Any]] = {
     "t1w": {"suffix": "T1w", "part": ["mag", None]},
-    "mask": {"suffix": "mask", "desc": "brain", "echo": None, "part": None},
+    "mask": {"suffix": "mask", "desc": "brain"},
 }
 """The queries of ``--bids-filter-file`` that find what goes with an acquisition."""
 
@@ -197,12 +197,13 @@ def collect(bids_dir: Path, selection: Selection, derivatives: Iterable[Path] = 
     participants = _chosen_participants(root, selection)
     layout = index_participants(root, participants)
     names, warnings = _in_place(find(layout, {"extension": list(IMAGE_EXTENSIONS), "suffix": list(SUFFIXES)}), root)
-    _check_sessions(selection, names)
+    _check_labels("session", "ses", selection.sessions, names)
+    _check_labels("acquisition", "acq", selection.acquisitions, names)
     store = SidecarStore(root, find(layout, {"extension": ".json", "suffix": list(SUFFIXES)}))
     images = _images(layout, selection, names, store)
     candidates = _wanted(_grouped(images), selection)
-    t1w = [names[path] for path in find(layout, selection.query("t1w")) if path in names]
-    masks = _masks(derivatives, participants, selection)
+    t1w = list(_in_place(find(layout, selection.query("t1w")), root)[0].values())
+    masks, others = _masks(derivatives, participants, selection)
     phased = {image.path for c in _grouped(images) if c.has_phase for image in c.images}
     finished = tuple(
         replace(
@@ -212,7 +213,21 @@ def collect(bids_dir: Path, selection: Selection, derivatives: Iterable[Path] = 
         )
         for c in candidates
     )
-    return Collected(participants, finished, warnings)
+    lost = [name for name, found in (("t1w", t1w), ("mask", masks)) if name in selection.filters and not found]
+    warnings += tuple(f"the query `{name}` of the filter file finds no image" for name in lost)
+    return Collected(participants, finished, (*warnings, *_without_masks(finished, [*masks, *others])))
+
+
+def _without_masks(candidates: Iterable[Candidate], masks: Collection[BidsName]) -> Iterator[str]:
+    """What to say of acquisitions that none of the participant's masks is for."""
+    for candidate in candidates:
+        own = [mask.path.name for mask in masks if mask.get("sub") == candidate.subject]
+        if own and not candidate.masks:
+            yield (
+                f"{candidate.key}: of {_shortened(own, 3)} in --derivatives no mask is taken; expected is "
+                f"{candidate.key}_desc-brain_mask, with no entities but those of the images (or say `mask` in "
+                "--bids-filter-file)"
+            )
 
 
 def _check_filters(filters: Mapping[str, Mapping[str, Any]]) -> None:
@@ -251,14 +266,15 @@ def _chosen_participants(root: Path, selection: Selection) -> tuple[str, ...]:
     return tuple(label for label in present if not selection.participants or label in selection.participants)
 
 
-def _check_sessions(selection: Selection, names: Mapping[Path, BidsName]) -> None:
-    present = sorted({name.get("ses") or "" for name in names.values()} - {""}, key=natural_key)
-    unknown = [label for label in selection.sessions if label not in present]
+def _check_labels(what: str, entity: str, wanted: Collection[str], names: Mapping[Path, BidsName]) -> None:
+    """Refuse labels that no image has: the others would be processed as if that were all."""
+    present = sorted({name.get(entity) or "" for name in names.values()} - {""}, key=natural_key)
+    unknown = [label for label in wanted if label not in present]
     if unknown:
         raise NoMatchError(
-            f"no image in session {', '.join('ses-' + label for label in unknown)}",
+            f"no image in {what} {', '.join(f'{entity}-{label}' for label in unknown)}",
             expected=f"labels among {_shortened(present)}",
-            remedy="correct --session-label",
+            remedy=f"correct --{what}-label",
         )
 
 
@@ -329,8 +345,12 @@ def _wanted(candidates: list[Candidate], selection: Selection) -> list[Candidate
     ]
 
 
-def _masks(derivatives: Iterable[Path], participants: Collection[str], selection: Selection) -> list[BidsName]:
+def _masks(
+    derivatives: Iterable[Path], participants: Collection[str], selection: Selection
+) -> tuple[list[BidsName], list[BidsName]]:
+    """Brain masks, and masks that the query does not find; none that qsmprep made of a brain mask."""
     names: list[BidsName] = []
+    others: list[BidsName] = []
     for folder in derivatives:
         root = Path(folder).absolute()
         if not root.is_dir():
@@ -340,4 +360,6 @@ def _masks(derivatives: Iterable[Path], participants: Collection[str], selection
         layout = index_participants(root, participants)
         found, _ = _in_place(find(layout, selection.query("mask")), root)
         names.extend(found.values())
-    return names
+        every, _ = _in_place(find(layout, {"suffix": "mask", "extension": list(IMAGE_EXTENSIONS)}), root)
+        others.extend(name for path, name in every.items() if path not in found and name.get("desc") != "qsm")
+    return names, others

@@ -74,7 +74,7 @@ class SidecarStore:
         A sidecar applies when its suffix is that of the image, its entities are among the image's,
         and it lies in the image's folder or above it. Nearer folders win, then the more specific name.
         """
-        own = {(name, _plain_index(name, value)) for name, value in image.entities}
+        own = {(name, plain_index(name, value)) for name, value in image.entities}
         values: dict[str, Any] = {}
         problems: list[QSMPrepError] = []
         for folder in self._folders(image.path.parent):
@@ -205,10 +205,10 @@ def _sidecar_name(path: Path) -> tuple[frozenset[tuple[str, str]], str]:
     """Entities and suffix of a sidecar, which may lack every entity (``MEGRE.json`` at the root)."""
     *chunks, suffix = path.name.removesuffix(".json").split("_")
     pairs = [tuple(chunk.partition("-")[::2]) for chunk in chunks]
-    return frozenset((name, _plain_index(name, value)) for name, value in pairs), suffix
+    return frozenset((name, plain_index(name, value)) for name, value in pairs), suffix
 
 
-def _plain_index(name: str, value: str) -> str:
+def plain_index(name: str, value: str) -> str:
     """Indices are compared as numbers: ``echo-01`` of an image takes the sidecar of ``echo-1``."""
     is_index = name in ("run", "echo", "flip", "inv", "split", "chunk") and name in ENTITIES
     return str(int(value)) if is_index and re.fullmatch(r"[0-9]{1,18}", value) else value

@@ -122,7 +122,9 @@ def _add_methods(group: argparse._ArgumentGroup) -> None:
         action=argparse.BooleanOptionalAction,
         help="susceptibility-weighted image and its minimum-intensity projection (default: at --level full)",
     )
-    group.add_argument("--b0", dest="b0_t", type=float, metavar="TESLA", help="field strength, also where sidecars say otherwise")
+    group.add_argument(
+        "--b0", dest="b0_t", type=float, metavar="TESLA", help="field strength, also where sidecars say otherwise"
+    )
     group.add_argument(
         "--phase-sign",
         choices=("+1", "1", "-1"),
@@ -199,11 +201,7 @@ def parse_settings(argv: Sequence[str]) -> Settings:
     values: dict[str, Any] = dict(PRESETS.get(given.pop("preset", ""), {}))
     if "config_file" in given:
         values |= _from_config(given.pop("config_file"))
-    if "param" in given:
-        merged = {name: dict(params) for name, params in values.get("parameters", {}).items()}
-        for name, params in parse_parameters(given.pop("param")).items():
-            merged.setdefault(name, {}).update(params)
-        values["parameters"] = merged
+    words = parse_parameters(given.pop("param", ()))
     if "bids_filter_file" in given:
         values["bids_filters"] = read_mapping(given.pop("bids_filter_file"), "BIDS filter file")
     if "mem" in given:
@@ -211,7 +209,17 @@ def parse_settings(argv: Sequence[str]) -> Settings:
     if "phase_sign" in given:
         given["phase_sign"] = int(given["phase_sign"])
     values |= given
-    return _finish(values)
+    stored = values.pop("parameters", {})
+    chosen = {name for _, name in _finish(dict(values)).chosen()}
+    parameters = {name: dict(params) for name, params in stored.items() if name in chosen or not _is_method(name)}
+    for name, params in words.items():
+        parameters.setdefault(name, {}).update(params)
+    return _finish({**values, "parameters": parameters})
+
+
+def _is_method(name: str) -> bool:
+    """Whether any method is called so: a stored one that was chosen then need not be now."""
+    return any(method.name == name for method in METHODS)
 
 
 def _from_config(path: Path) -> dict[str, Any]:

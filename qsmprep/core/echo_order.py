@@ -23,7 +23,11 @@ MAX_VOXELS = 100_000
 
 
 def swapped_echoes(
-    phase_rad: FloatArray, magnitude: FloatArray | None, mask: NDArray[np.bool_], te_s: Sequence[float]
+    phase_rad: FloatArray,
+    magnitude: FloatArray | None,
+    mask: NDArray[np.bool_],
+    te_s: Sequence[float],
+    otherwise_rad: FloatArray | None = None,
 ) -> tuple[tuple[int, int], ...]:
     r"""Pairs of echoes that seem to have been swapped: none, one, or several that explain the phase alike.
 
@@ -43,6 +47,8 @@ def swapped_echoes(
     mask : (nx, ny, nz) bool array
     te_s : sequence of float
         Echo times in s; three or more, evenly spaced, or nothing is returned.
+    otherwise_rad : (n_echo, nx, ny, nz) array, optional
+        Phase corrected for something else that makes steps disagree: a swap is believed only where it leaves less.
 
     Returns
     -------
@@ -54,27 +60,35 @@ def swapped_echoes(
         return ()
     voxels = np.flatnonzero(mask)
     voxels = voxels[:: len(voxels) // MAX_VOXELS + 1]
-    turned = np.exp(1j * np.asarray(phase_rad).reshape(len(phase_rad), -1)[:, voxels])
     weight = np.ones(voxels.size)
     if magnitude is not None:
         weight = np.square(np.asarray(magnitude, float).reshape(len(phase_rad), -1)[:, voxels]).mean(axis=0)
     if not weight.sum() > 0:
         return ()
 
-    def disagreement(order: Sequence[int]) -> float:
-        ordered = turned[list(order)]
-        agreed = np.abs(np.mean(ordered[1:] * np.conj(ordered[:-1]), axis=0))
-        return float(1 - np.average(agreed, weights=weight))
-
-    as_it_is = disagreement(range(len(turned)))
+    turned = _turned(phase_rad, voxels)
+    as_it_is = _disagreement(turned, weight)
     if as_it_is < MIN_DISAGREEMENT:
         return ()
     found = {}
     for pair in combinations(range(len(turned)), 2):
         order = list(range(len(turned)))
         order[pair[0]], order[pair[1]] = pair[1], pair[0]
-        found[pair] = disagreement(order)
+        found[pair] = _disagreement(turned[order], weight)
     best = min(found.values())
     if best >= SHARE_LEFT * as_it_is:
         return ()
+    if otherwise_rad is not None and best >= _disagreement(_turned(otherwise_rad, voxels), weight):
+        return ()
     return tuple(pair for pair, value in found.items() if value < best + TIE * as_it_is)
+
+
+def _turned(phase_rad: FloatArray, voxels: NDArray[np.intp]) -> NDArray[np.complex128]:
+    """Complex numbers of modulus 1, ``(n_echo, n)``."""
+    return np.exp(1j * np.asarray(phase_rad).reshape(len(phase_rad), -1)[:, voxels])
+
+
+def _disagreement(turned: NDArray[np.complex128], weight: NDArray[np.floating]) -> float:
+    """How much the steps between echoes disagree, mean over the voxels."""
+    agreed = np.abs(np.mean(turned[1:] * np.conj(turned[:-1]), axis=0))
+    return float(1 - np.average(agreed, weights=weight))

@@ -256,7 +256,8 @@ def _noise(echoes: Echoes, magnitude: FloatArray, wrapped: FloatArray, mask: NDA
     if air is not None:
         return air / echoes.scale, "air"
     signal = magnitude[0].astype(np.float64) * np.exp(1j * wrapped[0].astype(np.float64))
-    return noise_from_detail(signal, mask) / echoes.scale, "image detail"
+    same = float(np.ptp(magnitude[0][mask])) == 0
+    return noise_from_detail(signal, mask, phase_only=same) / echoes.scale, "image detail"
 
 
 def _residual_noise(echoes: Echoes, count: int) -> float:

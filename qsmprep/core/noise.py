@@ -14,6 +14,8 @@ MIN_BACKGROUND = 1000
 """Fewest voxels of air from which noise is estimated."""
 RAYLEIGH_MEDIAN = math.sqrt(2.0 * math.log(2.0))
 """Median of the Rayleigh distribution in units of its parameter."""
+NORMAL_MEDIAN = 0.6744897501960817
+"""Median of the modulus of a normal variable in units of its standard deviation."""
 
 
 def noise_from_fit(residual: FloatArray, freedom: int) -> float:
@@ -81,7 +83,9 @@ def noise_from_air(magnitude: FloatArray, mask: NDArray[np.bool_]) -> float | No
     return sigma if 3.0 * sigma < tissue else None
 
 
-def noise_from_detail(signal: NDArray[np.complexfloating], mask: NDArray[np.bool_]) -> float:
+def noise_from_detail(
+    signal: NDArray[np.complexfloating], mask: NDArray[np.bool_], *, phase_only: bool = False
+) -> float:
     """Noise from second differences of the complex signal along all three axes in turn.
 
     Anatomy is suppressed to the sixth order; an image interpolated by zero filling gives too small a
@@ -91,6 +95,8 @@ def noise_from_detail(signal: NDArray[np.complexfloating], mask: NDArray[np.bool
     ----------
     signal : (nx, ny, nz) complex array
     mask : (nx, ny, nz) bool array
+    phase_only : bool
+        Whether the signal has one modulus everywhere: noise then has one direction, along the circle.
 
     Returns
     -------
@@ -110,4 +116,5 @@ def noise_from_detail(signal: NDArray[np.complexfloating], mask: NDArray[np.bool
         gain *= math.sqrt(6.0)
     if gain == 1.0 or not inside.any():
         return 0.0
-    return float(np.median(np.abs(detail[inside]))) / (RAYLEIGH_MEDIAN * gain)
+    middle = NORMAL_MEDIAN if phase_only else RAYLEIGH_MEDIAN
+    return float(np.median(np.abs(detail[inside]))) / (middle * gain)

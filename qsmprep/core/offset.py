@@ -23,6 +23,17 @@ FloatArray = NDArray[np.floating]
 JOINED = 0.35
 """Largest edge of joined voxels over the standard deviation of the Gaussian that smooths them."""
 
+MOST_TURNS = 3
+"""Between the first two echoes, of the field's mean."""
+
+UNEVEN = 0.02
+"""Part of an echo spacing by which echoes are unevenly spaced."""
+
+AS_GOOD = 0.1
+"""Difference between mean cosines up to which fewer turns are preferred."""
+
+MAX_VOXELS = 100_000
+
 
 @dataclass(frozen=True)
 class OffsetRemoval:
@@ -54,8 +65,9 @@ def remove_offset(
 ) -> OffsetRemoval:
     """Estimate the phase offset from the first two echoes and remove it from all.
 
-    The phase difference of the first two echoes is unwrapped and extrapolated to the first echo time;
-    what the first echo holds beyond that is the offset. It is smoothed as a complex number, weighted
+    The phase difference of the first two echoes is unwrapped, moved by whole turns where the later of unevenly
+    spaced echoes say so, and extrapolated to the first echo time; what the first echo holds beyond that is the
+    offset. It is smoothed as a complex number, weighted
     by the magnitude, so the noise of the extrapolation does not enter the corrected phase. Near the edge
     of the mask a Gaussian sees one side only and flattens what is not constant. A plane is therefore taken
     out before and put back after, and what one smoothing leaves is smoothed again and added
@@ -96,14 +108,52 @@ def remove_offset(
     difference = wrap(phase[1] - phase[0])
     pair = np.sqrt(weights[0] * weights[1])
     evolution = unwrap_volume(difference, None if weight is None else pair, inside, grid).phase_rad[0]
-    raw = phase[0] - evolution * np.float32(te_s[0] / (te_s[1] - te_s[0]))
     scale = float(pair[inside].max()) or 1.0
-    signal = np.where(inside, pair / scale, 0).astype(np.float32) * _turn(raw)
-    offset = _smooth_phase(signal, grid, params)
+    share = np.where(inside, pair / scale, 0).astype(np.float32)
+    turns = _turns(phase, evolution, share, te_s)
+    evolution += np.float32(2 * np.pi * turns)
+    raw = phase[0] - evolution * np.float32(te_s[0] / (te_s[1] - te_s[0]))
+    offset = _smooth_phase(share * _turn(raw), grid, params)
     corrected = np.empty_like(phase)
     for echo, before in zip(corrected, phase, strict=True):
         echo[...] = wrap(before - offset)
-    return OffsetRemoval(corrected, offset, True, {"offset": "MCPC-3D-S", **asdict(params)})
+    return OffsetRemoval(corrected, offset, True, {"offset": "MCPC-3D-S", "turns": turns, **asdict(params)})
+
+
+def _turns(
+    phase: NDArray[np.float32], evolution: NDArray[np.float32], share: NDArray[np.float32], te_s: Sequence[float]
+) -> int:
+    """Whole turns to add to the phase between the first two echoes, so that the later ones follow from it.
+
+    Between evenly spaced echoes every number is as good, and nothing is added.
+
+    Parameters
+    ----------
+    phase : (n_echo, nx, ny, nz) array
+    evolution : (nx, ny, nz) array
+        Unwrapped phase between the first two echoes.
+    share : (nx, ny, nz) array
+        Weight of each voxel, zero outside the mask.
+    te_s : sequence of float
+    """
+    later = [(te - te_s[0]) / (te_s[1] - te_s[0]) for te in te_s[2:]]
+    if all(abs(times - round(times)) < UNEVEN for times in later):
+        return 0
+    voxels = np.flatnonzero(share)
+    voxels = voxels[:: len(voxels) // MAX_VOXELS + 1]
+    first, step, weight = (volume.ravel()[voxels] for volume in (phase[0], evolution, share))
+    left = [echo.ravel()[voxels] - first - step * times for echo, times in zip(phase[2:], later, strict=True)]
+    scores = {
+        turns: np.mean(
+            [
+                np.average(np.cos(one - 2 * np.pi * turns * times), weights=weight)
+                for one, times in zip(left, later, strict=True)
+            ]
+        )
+        for turns in sorted(range(-MOST_TURNS, MOST_TURNS + 1), key=abs)
+    }
+    best = max(scores.values())
+    return next(turns for turns, score in scores.items() if score > best - AS_GOOD)
 
 
 def _smooth_phase(signal: NDArray[np.complexfloating], grid: Grid, params: OffsetParams) -> NDArray[np.float32]:

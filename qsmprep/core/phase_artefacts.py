@@ -99,7 +99,7 @@ def looks_filtered(
     if not inside.any():
         raise DataError("the mask is empty", expected="at least one voxel")
     weight = np.ones(grid.shape, np.float32) if magnitude is None else np.asarray(magnitude, np.float32)
-    signal = np.where(inside, weight, 0) * np.exp(1j * phase)
+    signal = _relative(np.where(inside, weight, np.float32(0))) * np.exp(1j * phase)
     low = smooth_complex(signal, grid, sigma_mm)
     fine = np.angle(signal * np.conj(low))
     importance = np.where(inside, np.abs(low) ** 2, 0)
@@ -192,7 +192,7 @@ def fit_bipolar(
         return BipolarFit(reason="echoes are not evenly spaced")
     inside = np.ones(grid.shape, bool) if mask is None else np.asarray(mask, bool)
     contrast = np.zeros(grid.shape, np.complex64)
-    weight = None if magnitude is None else np.asarray(magnitude, np.float32)[:, inside]
+    weight = None if magnitude is None else _relative(np.asarray(magnitude, np.float32)[:, inside])
     contrast[inside] = _odd_even_contrast(phase[:, inside], weight)
     scale = float(np.abs(contrast).max())
     if scale == 0:
@@ -219,6 +219,12 @@ def _odd_even_contrast(phase: NDArray[np.float32], weight: NDArray[np.float32] |
             triple *= (weight[e] * weight[e + 2]) * weight[e + 1] ** 2
         contrast += np.conj(triple) if e % 2 == 0 else triple
     return contrast
+
+
+def _relative(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Over the largest, so that products of several are numbers in any unit."""
+    most = float(weight.max())
+    return weight / np.float32(most) if most > 0 else weight
 
 
 def _coordinates(grid: Grid) -> list[NDArray[np.float64]]:
@@ -279,8 +285,8 @@ def fit_plane(signal: NDArray[np.complexfloating], grid: Grid) -> tuple[NDArray[
 
 
 def correct_slice_alternation(
-    phase_rad: FloatArray, magnitude: FloatArray | None = None
-) -> tuple[NDArray[np.float32], int | None]:
+    phase_rad: FloatArray, magnitude: FloatArray | None = None, mask: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.float32], tuple[int, ...]]:
     """Undo a phase of pi between neighbouring slices, as some reconstructions leave it.
 
     Parameters
@@ -289,13 +295,15 @@ def correct_slice_alternation(
         Wrapped phase; every echo is treated alike.
     magnitude : array of the same shape, optional
         Arbitrary unit; weights.
+    mask : (nx, ny, nz) bool array, optional
+        Where to look; without a magnitude the phase of air would hide it.
 
     Returns
     -------
     phase_rad : float32 array of the same shape
         Unchanged where no axis alternates.
-    axis : int or None
-        Array axis (0 to 2) along which the phase alternated.
+    axes : tuple of int
+        Array axes (0 to 2) along which the phase alternated.
 
     Raises
     ------
@@ -308,16 +316,22 @@ def correct_slice_alternation(
     signal = np.exp(1j * phase.reshape(-1, *phase.shape[-3:])[0])  # the first echo, which has most signal
     if magnitude is not None:
         signal *= np.asarray(magnitude, np.float32).reshape(-1, *phase.shape[-3:])[0]
-    agreement = []
-    for axis in (-3, -2, -1):
-        ahead = np.moveaxis(signal, axis, 0)
-        products = ahead[1:] * np.conj(ahead[:-1])
-        norm = float(np.abs(products).sum())
-        agreement.append(float(products.real.sum()) / norm if norm > 0 else 0.0)
-    worst = int(np.argmin(agreement))
-    if agreement[worst] > -0.5:
-        return phase, None
-    shape = [1] * phase.ndim
-    shape[phase.ndim - 3 + worst] = -1
-    flip = np.where(np.arange(phase.shape[worst - 3]) % 2 == 1, np.pi, 0.0).reshape(shape)
-    return np.angle(np.exp(1j * (phase + flip))).astype(np.float32), worst
+    if mask is not None:
+        signal *= np.asarray(mask, bool)
+    axes = tuple(axis for axis in range(3) if _agreement(signal, axis) < -0.5)
+    if not axes:
+        return phase, axes
+    flip = np.zeros(phase.shape[-3:], np.float32)
+    for axis in axes:
+        shape = [1, 1, 1]
+        shape[axis] = -1
+        flip += np.where(np.arange(flip.shape[axis]) % 2 == 1, np.pi, 0.0).reshape(shape).astype(np.float32)
+    return np.angle(np.exp(1j * (phase + flip))).astype(np.float32), axes
+
+
+def _agreement(signal: NDArray[np.complexfloating], axis: int) -> float:
+    """Cosine of the phase between neighbours along an axis, weighted by their magnitudes; 0 of nothing."""
+    ahead = np.moveaxis(signal, axis, 0)
+    products = (ahead[1:] * np.conj(ahead[:-1])).astype(np.complex128)
+    norm = float(np.abs(products).sum())
+    return float(products.real.sum()) / norm if norm > 0 else 0.0

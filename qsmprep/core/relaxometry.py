@@ -170,7 +170,10 @@ def _prepare(
 
 
 def _log_linear(signal: torch.Tensor, times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Decay rate and amplitude of the line through the logarithm; zeros weigh nothing."""
+    """Decay rate and amplitude of the line through the logarithm.
+
+    Zeros weigh nothing, but where there is no more than the first echo the decay is as quick as can be.
+    """
     positive = signal > 0
     log = torch.where(positive, signal, torch.ones_like(signal)).log()
     weight = signal**2
@@ -179,7 +182,8 @@ def _log_linear(signal: torch.Tensor, times: torch.Tensor) -> tuple[torch.Tensor
     apart = times[:, None] - centre
     spread = (weight * apart**2).sum(0)
     slope = (weight * apart * log).sum(0) / spread.clamp_min(torch.finfo(weight.dtype).tiny)
-    rate = torch.where(positive.sum(0) > 1, -slope, torch.zeros_like(slope))
+    gone = positive[0] & (positive.sum(0) == 1)
+    rate = torch.where(positive.sum(0) > 1, -slope, torch.where(gone, torch.inf, 0.0))
     level = (weight * log).sum(0) / total + rate * centre
     s0 = torch.where(positive.any(0), level.clamp(max=700.0).exp(), torch.zeros_like(level))
     return rate, s0

@@ -235,12 +235,13 @@ def minimum_projection(image: FloatArray, mask: Mask, grid: Grid, thickness_mm: 
     -------
     minip : (nx, ny, nz) float32 array
     axis, n_slices : int
+        Array axis, and how many slices there are in a projection at most.
     """
     axis = int(np.argmax(np.abs(grid.b0_dir)))
     slices = 2 * math.floor(thickness_mm / grid.voxel_mm[axis] / 2 + 1e-6) + 1
     filled = np.where(mask, image, np.inf).astype(np.float32)
     lowest = ndimage.minimum_filter1d(filled, slices, axis=axis, mode="nearest")
-    return np.where(mask, lowest, 0).astype(np.float32), axis, slices
+    return np.where(mask, lowest, 0).astype(np.float32), axis, min(slices, image.shape[axis])
 
 
 def _smooth(volume: Volume, grid: Grid, sigma_mm: float) -> Volume:

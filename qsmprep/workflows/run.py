@@ -95,8 +95,9 @@ def _start_logs(settings: Settings, found: Preflight) -> Path:
         settings.work_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CannotWriteError(f"the folder cannot be made ({error.strerror})", file=log_dir) from error
-    warning = version_warning(settings.out_dir, qsmprep_version())
-    if warning:
+    warnings = [version_warning(settings.out_dir, qsmprep_version())]
+    warnings += [f"parameters of `{name}` were given, which does not run here" for name in settings.idle_parameters]
+    for warning in filter(None, warnings):
         print(f"warning: {warning}", file=sys.stderr)
     names = {f"deriv{number}": path for number, path in enumerate(settings.derivatives)}
     write_dataset_files(settings.out_dir, settings.bids_dir, version=qsmprep_version(), derivatives=names)

@@ -319,6 +319,44 @@ def test_given_mask(tmp_path):
     assert [a.given_mask for a in acquisitions(raw)] == [None, None]
 
 
+def test_masks_are_found_by_other_spellings(tmp_path):
+    """``run-01`` of a mask is ``run-1`` of an image, and a mask may have been made of one echo."""
+    for name in ("sub-01_run-01_desc-brain_mask.nii.gz", "sub-01_run-1_echo-1_part-mag_desc-brain_mask.nii.gz"):
+        root = tmp_path / name.split("_")[2]
+        root.mkdir()
+        raw = make_dataset(root, entities="run-1")
+        wanted = mask(root / "masks", name)
+        assert [a.given_mask for a in acquisitions(raw, derivatives=[root / "masks"])] == [wanted]
+
+
+@pytest.mark.parametrize("name", ["sub-01_label-brain_mask", "sub-01_acq-y_desc-brain_mask", "sub-01_desc-mine_mask"])
+def test_a_mask_that_is_not_taken_is_told(tmp_path, name):
+    raw = make_dataset(tmp_path)
+    mask(tmp_path / "masks", f"{name}.nii.gz")
+    collected = collect(raw, Selection(), [tmp_path / "masks"])
+    assert [c.masks for c in collected.candidates] == [()]
+    (said,) = collected.warnings
+    assert name in said and "sub-01_desc-brain_mask" in said
+
+
+def test_what_the_selection_does_not_find_is_told(tmp_path):
+    raw = make_dataset(tmp_path, entities="acq-x")
+    with pytest.raises(NoMatchError, match="acq-typo") as caught:
+        collect(raw, Selection(acquisitions=("x", "typo")))
+    assert "among x" in caught.value.expected and "--acquisition-label" in caught.value.remedy
+    found = collect(raw, Selection(filters={"t1w": {"acquisition": "mprag"}}))
+    assert found.warnings == ("the query `t1w` of the filter file finds no image",)
+    assert found.candidates[0].t1w == ()
+
+
+def test_another_suffix_for_the_anatomical_image(tmp_path):
+    raw = make_dataset(tmp_path)
+    image = raw / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+    image.rename(image.with_name("sub-01_UNIT1.nii.gz"))
+    (candidate,) = collect(raw, Selection(filters={"t1w": {"suffix": "UNIT1"}})).candidates
+    assert [path.name for path in candidate.t1w] == ["sub-01_UNIT1.nii.gz"]
+
+
 def test_mask_on_another_grid_is_not_taken(tmp_path):
     raw = make_dataset(tmp_path)
     derivatives = tmp_path / "fmriprep"

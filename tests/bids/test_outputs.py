@@ -355,6 +355,19 @@ def test_what_is_no_text_in_a_description_is_not_taken_over(tmp_path):
         assert again == {"raw": "../raw", **({"b": "../b"} if isinstance(links, dict) else {})}
 
 
+def test_other_pipelines_in_the_same_folder_are_kept(tmp_path):
+    raw = make_dataset(tmp_path)
+    out = tmp_path / "out"
+    out.mkdir()
+    other = {"Name": "fMRIPrep", "Version": "24.1.0"}
+    text = json.dumps({"Name": "x", "DatasetType": "derivative", "GeneratedBy": [other, "?"]})
+    (out / "dataset_description.json").write_text(text)
+    for version in ("0.1.0", "0.2.0"):
+        write_dataset_files(out, raw, version=version)
+        generated = json.loads((out / "dataset_description.json").read_text())["GeneratedBy"]
+        assert generated == [{"Name": "qsmprep", "Version": version}, other]
+
+
 def test_version_warning(tmp_path):
     raw = make_dataset(tmp_path)
     out = tmp_path / "out"

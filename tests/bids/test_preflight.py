@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import subprocess
 import sys
@@ -138,6 +139,28 @@ def test_no_echo_time(tmp_path):
     problem = refusal(raw)
     assert problem.exit_code == 65
     assert "EchoTime is missing from the sidecars of 6 images" in problem.what
+
+
+def test_echo_time_that_is_null(tmp_path):
+    """As if it were not there, of one echo as of all."""
+    raw = make_dataset(tmp_path)
+    for path in raw.glob("sub-01/anat/*echo-2*MEGRE.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "EchoTime": None}))
+    assert "EchoTime is missing from the sidecars of 2 images" in refusal(raw).what
+    for path in raw.glob("sub-01/anat/*MEGRE.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "EchoTime": None}))
+    assert "EchoTime is missing from the sidecars of 6 images" in refusal(raw).what
+
+
+def test_entity_that_results_need(tmp_path):
+    """A denoised derivative as input: said before any work, of that participant alone."""
+    raw = make_dataset(tmp_path, subjects=("01", "02"))
+    for path in (raw / "sub-02" / "anat").glob("*MEGRE*"):
+        path.rename(path.with_name(path.name.replace("_MEGRE", "_desc-denoised_MEGRE")))
+    first, second = preflight(raw).verdicts
+    assert first.acquisition is not None and second.acquisition is None
+    (problem,) = second.problems
+    assert problem.exit_code == 65 and "desc-denoised" in problem.what
 
 
 def test_echo_time_of_one_echo_missing(tmp_path):
@@ -381,7 +404,8 @@ def test_unknown_session(tmp_path):
 
 
 def test_selection_that_leaves_nothing(tmp_path):
-    problem = refusal(make_dataset(tmp_path), Selection(acquisitions=("other",)))
+    filters = {f"qsm_{part}": {"acquisition": "other"} for part in ("mag", "phase")}
+    problem = refusal(make_dataset(tmp_path), Selection(filters=filters))
     assert problem.exit_code == 18
 
 

@@ -210,6 +210,19 @@ def test_output_inside_the_input_through_a_link(tmp_path):
         check_output_dir(raw, tmp_path / "link" / "out")
 
 
+def test_output_that_is_a_raw_data_set(tmp_path):
+    """Folders in the wrong order, or another study: its description would be replaced."""
+    raw = make_dataset(tmp_path)
+    before = (raw / "dataset_description.json").read_text()
+    with pytest.raises(UsageError, match="raw data set"):
+        check_output_dir(raw / "derivatives" / "qsmprep", raw)
+    assert (raw / "dataset_description.json").read_text() == before
+    super_data_set = tmp_path / "all"
+    (super_data_set / "sourcedata").mkdir(parents=True)
+    raw.rename(super_data_set / "sourcedata" / "raw")
+    assert check_output_dir(super_data_set / "sourcedata" / "raw", super_data_set) == ()
+
+
 def test_output_where_it_may_be(tmp_path):
     raw = make_dataset(tmp_path)
     assert check_output_dir(raw, raw / "derivatives" / "qsmprep-tv", tmp_path / "work") == ()

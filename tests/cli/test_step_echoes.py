@@ -310,6 +310,11 @@ def broken(scan: Head, how: str) -> tuple[list[Path], list[Path]]:
     elif how == "no times":
         for path in scan.anat.glob("*.json"):
             path.unlink()
+    elif how == "other order":
+        magnitude.reverse()
+    elif how == "milliseconds":
+        for number, path in enumerate(sorted(scan.anat.glob("*.json"))):
+            path.write_text(json.dumps({"EchoTime": 5.0 * (1 + number), "Units": "arbitrary"}))
     elif how == "same times":
         for path in scan.anat.glob("*.json"):
             path.write_text('{"EchoTime": 0.004, "Units": "arbitrary"}')
@@ -325,6 +330,8 @@ def broken(scan: Head, how: str) -> tuple[list[Path], list[Path]]:
         ("empty", 65, "no finite value", "echo-1_part-phase"),
         ("constant", 65, "everywhere", "echo-4_part-phase"),
         ("units", 65, "no known way to store phase", "echo-1_part-phase"),
+        ("other order", 65, "EchoTime is 0.0", "echo-4_part-mag"),
+        ("milliseconds", 65, "EchoTime is 10.0", "echo-1_part-phase"),
         ("dark", 65, "no signal", "echo-4_part-mag"),
         ("negative", 65, "negative values", "part-mag"),
         ("truncated", 65, "cannot be read", "echo-2_part-phase"),

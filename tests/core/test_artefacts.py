@@ -8,6 +8,7 @@ from echo_cases import ORIENTATIONS, romeo_crop, simulate, turn, turn_grid
 
 from qsmprep.core.artefacts import FILTERED, correct_phase
 from qsmprep.core.echo_order import swapped_echoes
+from qsmprep.core.grid import Grid
 from qsmprep.core.parameters import ArtefactParams
 from qsmprep.core.phase import scale_phase, wrap
 from qsmprep.errors import DataError
@@ -148,6 +149,28 @@ def test_swapped_echoes_are_named(pair):
     assert f"the phase images of echoes {named} look swapped" in found.warnings[0]
     assert found.info["bipolar"].startswith("not looked for")
     np.testing.assert_array_equal(found.phase_rad, case.phase_rad[order])
+
+
+@pytest.mark.parametrize(("count", "largest_rad"), [(3, 1.0), (4, 2.0), (5, 2.0), (6, 3.0)])
+def test_bipolar_echoes_of_a_weak_field_are_not_called_swapped(count, largest_rad):
+    """With small steps from echo to echo a swap takes away most of what the readout makes disagree."""
+    te_s = [0.002 * (1 + number) for number in range(count)]
+    rng = np.random.default_rng(count)
+    x, y, z = np.meshgrid(*[np.linspace(-1, 1, n) for n in (40, 40, 30)], indexing="ij")
+    grid, mask = Grid((40, 40, 30), (1, 1, 1)), x**2 + y**2 + z**2 < 0.8
+    odd = (np.arange(count) % 2)[:, None, None, None]
+    field_hz = 12 * x + 3 * np.sin(3 * y)
+    true = 2 * np.pi * field_hz * np.asarray(te_s)[:, None, None, None]
+    signal = np.exp(1j * (true + odd * largest_rad * x)) * mask
+    signal += 0.02 * (rng.normal(size=signal.shape) + 1j * rng.normal(size=signal.shape))
+    for readout in ("", "bipolar"):
+        found = correct_phase(np.angle(signal), np.abs(signal), mask, te_s, grid, readout=readout)
+        assert found.info["echo_order"] == "no swap found"
+        assert found.info["bipolar"] == "corrected"
+        even = wrap(true + largest_rad * x / 2)
+        assert apart(found.phase_rad[:, mask], even[:, mask]) < 0.2
+    kept = correct_phase(np.angle(signal), np.abs(signal), mask, te_s, grid, ArtefactParams(bipolar="off"))
+    assert kept.info["echo_order"] == "no swap found"
 
 
 def test_the_order_of_echoes_that_cannot_be_told():

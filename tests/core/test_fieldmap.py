@@ -97,6 +97,19 @@ def test_noise_map_without_air_or_a_third_echo():
     assert np.std(z) == pytest.approx(1.0, abs=0.08)
 
 
+@pytest.mark.parametrize("te_s", [[0.010], [0.005, 0.010]])
+@pytest.mark.parametrize("given", [None, "ones"])
+def test_noise_map_without_a_magnitude(te_s, given):
+    """Phase alone has noise in one direction: along the circle."""
+    case = simulate(te_s, shape=(40, 38, 36), offset=False)
+    rng = np.random.default_rng(3)
+    phase = case.true_rad + rng.normal(0, 0.05, case.true_rad.shape)
+    ones = None if given is None else np.ones_like(phase)
+    fit = nonlinear(phase, phase, ones, case.mask, te_s)
+    z = ((fit.field_hz - case.field_hz) / np.where(case.mask, fit.noise_hz, 1))[case.mask]
+    assert np.std(z) == pytest.approx(1.0, abs=0.1)
+
+
 def test_nonlinear_survives_a_wrongly_unwrapped_echo_where_the_line_does_not():
     case = simulate(FIVE, noise=0.01)
     wrong = right_branch(case)

@@ -192,6 +192,15 @@ def test_morphology_is_in_millimetres():
     assert not largest_component(box)[0, 0, 0]
 
 
+@pytest.mark.parametrize("voxel_mm", [(1.00000002, 1.0, 0.99999998), (1.00000002,) * 3, (0.99999998,) * 3])
+def test_rounding_of_the_voxel_size_does_not_matter(voxel_mm):
+    """Headers hold single precision: ties with the radius must fall as for exact edges."""
+    cube = np.zeros((20, 20, 20), bool)
+    cube[5:15, 5:15, 5:15] = True
+    for change, radius_mm in ((erode, 1.0), (erode, 6.0), (dilate, 2.0), (dilate, 5.0)):
+        np.testing.assert_array_equal(change(cube, radius_mm, voxel_mm), change(cube, radius_mm, (1.0, 1.0, 1.0)))
+
+
 def test_the_sphere_is_closed_and_its_volume_right():
     points, mesh = sphere(3)
     assert len(points) == 258

@@ -30,6 +30,30 @@ def test_a_smooth_offset_is_found_and_taken_out_of_every_echo(te_s):
     np.testing.assert_allclose(on_circle(result.phase_rad, case.phase_rad - result.offset_rad), 0, atol=1e-5)
 
 
+@pytest.mark.parametrize("te_s", [[0.004, 0.012, 0.024], [0.005, 0.012, 0.0225], [0.004, 0.012, 0.022, 0.030]])
+@pytest.mark.parametrize("middle_hz", [0, 90, -140])
+def test_a_field_whose_mean_turns_the_phase_between_echoes(te_s, middle_hz):
+    """Between unevenly spaced echoes the turns matter: the later echoes tell how many there are."""
+    case = simulate(te_s)
+    t = np.asarray(te_s)[:, None, None, None]
+    field_hz = 0.25 * case.field_hz + middle_hz
+    rng = np.random.default_rng(0)
+    noise = 0.02 * (rng.normal(size=case.phase_rad.shape) + 1j * rng.normal(size=case.phase_rad.shape))
+    signal = case.magnitude * np.exp(1j * (2 * np.pi * field_hz * t + case.offset_rad)) + noise
+    found = remove_offset(np.angle(signal), np.abs(signal), case.mask, te_s, case.grid)
+    unwrapped = romeo.unwrap(found.phase_rad, np.abs(signal), case.mask, te_s, case.grid).phase_rad
+    fit = weighted(unwrapped, found.phase_rad, np.abs(signal), case.mask, te_s)
+    error = (fit.field_hz - field_hz)[case.mask]
+    assert np.abs(error - np.median(error)).max() < 5
+    assert np.median(fit.residual[case.mask]) < 0.01
+
+
+def test_even_echoes_need_no_turns():
+    case = simulate([0.004, 0.008, 0.012])
+    shifted = wrap(case.phase_rad + 2 * np.pi * 200 * np.asarray(case.te_s)[:, None, None, None])
+    assert remove_offset(shifted, case.magnitude, case.mask, case.te_s, case.grid).info["turns"] == 0
+
+
 def test_the_weighted_field_needs_it():
     case = simulate([0.003, 0.0095, 0.016], noise=0.02)
     shifted = wrap(case.phase_rad + 1.5 + case.offset_rad)

@@ -243,11 +243,43 @@ def test_alternating_slices(axis):
     shape[axis + 1] = -1
     alternating = np.pi * (np.arange(case.grid.shape[axis]) % 2).reshape(shape)
     fixed, found = correct_slice_alternation(wrap(case.phase_rad + alternating), case.magnitude)
-    assert found == axis
+    assert found == (axis,)
     assert apart(fixed[:, case.mask], case.phase_rad[:, case.mask]) < 1e-5
     untouched, none = correct_slice_alternation(case.phase_rad, case.magnitude)
-    assert none is None
+    assert none == ()
     np.testing.assert_array_equal(untouched, case.phase_rad)
+
+
+def test_alternation_along_several_axes():
+    """As a reconstruction leaves it that does not shift k-space before its transform."""
+    case = simulate([0.005, 0.010], noise=0.02)
+    sign = np.indices(case.grid.shape).sum(axis=0) % 2
+    fixed, found = correct_slice_alternation(wrap(case.phase_rad + np.pi * sign), case.magnitude)
+    assert found == (0, 1, 2)
+    assert apart(fixed[:, case.mask], case.phase_rad[:, case.mask]) < 1e-5
+
+
+def test_alternation_of_a_small_head_without_a_magnitude():
+    """Air has any phase: only the mask tells."""
+    case = simulate([0.005, 0.010], shape=(40, 42, 40), noise=0.02)
+    x, y, z = np.meshgrid(*[np.linspace(-1, 1, n) for n in case.grid.shape], indexing="ij")
+    head = x**2 + y**2 + z**2 < 0.2
+    air = np.random.default_rng(1).uniform(-np.pi, np.pi, case.phase_rad.shape)
+    phase = np.where(head, case.phase_rad + np.pi * (np.arange(40) % 2), air)
+    assert correct_slice_alternation(wrap(phase), None)[1] == ()
+    fixed, found = correct_slice_alternation(wrap(phase), None, head)
+    assert found == (2,)
+    assert apart(fixed[:, head], case.phase_rad[:, head]) < 1e-5
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e10, 1e15])
+def test_any_unit_of_the_magnitude(unit):
+    case = simulate([0.005, 0.010, 0.015], noise=0.02)
+    once = correct_bipolar(case.phase_rad, case.magnitude, case.mask, case.te_s, case.grid)
+    again = correct_bipolar(case.phase_rad, unit * case.magnitude, case.mask, case.te_s, case.grid)
+    assert apart(once.phase_rad, again.phase_rad) < 1e-4
+    scores = [looks_filtered(case.phase_rad[-1], k * case.magnitude[-1], case.mask, case.grid).score for k in (1, unit)]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-4)
 
 
 def test_shapes_are_checked():

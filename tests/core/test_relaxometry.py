@@ -87,6 +87,18 @@ def test_rising_dead_and_constant_signal(name):
     assert fit.s0[5, 5, 5] == pytest.approx(100, rel=1e-3)
 
 
+def test_a_signal_that_is_gone_at_once_decays_quickly():
+    """Not at a rate of zero, as if it stayed."""
+    for fit, te_s in ((fit_r2star, [0.005, 0.010]), (log_linear, [0.005, 0.010]), (log_linear, [0.005, 0.010, 0.015])):
+        magnitude = np.zeros((len(te_s), 3, 1, 1))
+        magnitude[0], magnitude[1, 0] = 100, 1
+        found = fit(magnitude, te_s, np.ones((3, 1, 1), bool))
+        np.testing.assert_allclose(found.r2star_hz.ravel()[1:], 1000)
+        assert np.isfinite(found.s0).all() and (found.s0 > 0).all()
+    dead = fit_r2star(np.zeros((2, 1, 1, 1)), [0.005, 0.010], np.ones((1, 1, 1), bool))
+    assert dead.r2star_hz.max() == 0
+
+
 def test_the_largest_rate_is_a_limit():
     fit = fit_r2star(decay(SIX), SIX, MASK, R2StarParams(max_hz=50.0))
     assert fit.r2star_hz.max() == 50

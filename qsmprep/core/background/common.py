@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from qsmprep.core.grid import Grid, bounding_box
+from qsmprep.core.masking.morphology import RADIUS_TOLERANCE
 from qsmprep.core.results import LocalField
 from qsmprep.errors import DataError
-
-RADIUS_TOLERANCE = 1e-6
-"""Relative slack when a distance is compared with a radius, so that ties fall the same way on every axis."""
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def harmonic_inside(problem: Problem, params: LbvParams) -> tuple[torch.Tensor, 
     voxel_mm = problem.grid.voxel_mm
     peeled = problem.mask
     if params.peel_mm > 0:
-        peeled = torch.from_numpy(problem.depth_mm > params.peel_mm).to(problem.field.device)
+        peeled = problem.eroded(params.peel_mm)
     kept = nonempty(_neighbours(peeled), params.peel_mm + max(voxel_mm))
     grid = Multigrid(kept.to(torch.float32), voxel_mm)
     border = torch.where(kept, torch.zeros_like(problem.field), problem.field)

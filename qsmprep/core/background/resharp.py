@@ -7,10 +7,11 @@ import torch
 from numpy.typing import NDArray
 
 from qsmprep.core.background.cg import conjugate_gradients
-from qsmprep.core.background.common import RADIUS_TOLERANCE, Problem, nonempty, prepare
+from qsmprep.core.background.common import Problem, nonempty, prepare
 from qsmprep.core.background.smv import at_least_one_voxel, smv_kernel
 from qsmprep.core.dipole import padded_shape
 from qsmprep.core.grid import Grid
+from qsmprep.core.masking.morphology import RADIUS_TOLERANCE
 from qsmprep.core.parameters import ResharpParams
 from qsmprep.core.results import LocalField
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qsmprep.core.background.common import RADIUS_TOLERANCE
 from qsmprep.core.grid import Grid
+from qsmprep.core.masking.morphology import RADIUS_TOLERANCE
 from qsmprep.errors import DataError
 
 

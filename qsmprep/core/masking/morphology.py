@@ -13,6 +13,11 @@ MANY = 400
 """Offsets of a ball above which a distance transform is quicker than as many shifts."""
 
 
+RADIUS_TOLERANCE = 1e-6
+"""Relative slack when a distance is compared with a radius: voxel sizes from headers have rounding errors, and ties must
+fall the same way on every axis."""
+
+
 def erode(mask: Mask, radius_mm: float, voxel_mm: tuple[float, ...]) -> Mask:
     """Voxels of the mask more than ``radius_mm`` away from its outside; the volume's edge counts as outside."""
     if radius_mm <= 0:
@@ -26,7 +31,7 @@ def dilate(mask: Mask, radius_mm: float, voxel_mm: tuple[float, ...]) -> Mask:
         return mask.copy()
     offsets = _ball(radius_mm, voxel_mm, mask.shape)
     if len(offsets) > MANY:
-        return ndimage.distance_transform_edt(~mask, sampling=voxel_mm) <= radius_mm
+        return ndimage.distance_transform_edt(~mask, sampling=voxel_mm) <= radius_mm * (1 + RADIUS_TOLERANCE)
     result = mask.copy()
     for offset in offsets:
         to = tuple(slice(max(step, 0), n + min(step, 0)) for step, n in zip(offset, mask.shape, strict=True))
@@ -40,7 +45,7 @@ def _ball(radius_mm: float, voxel_mm: tuple[float, ...], shape: tuple[int, ...])
     reach = [min(int(radius_mm / mm) + 1, n - 1) for mm, n in zip(voxel_mm, shape, strict=True)]
     steps = np.stack(np.meshgrid(*[np.arange(-r, r + 1) for r in reach], indexing="ij"), axis=-1).reshape(-1, 3)
     distance = np.sqrt(((steps * np.asarray(voxel_mm)) ** 2).sum(axis=1))
-    return steps[(distance <= radius_mm) & steps.any(axis=1)]
+    return steps[(distance <= radius_mm * (1 + RADIUS_TOLERANCE)) & steps.any(axis=1)]
 
 
 def close(mask: Mask, radius_mm: float, voxel_mm: tuple[float, ...]) -> Mask:
