@@ -51,8 +51,8 @@ def find_masks(
 ) -> tuple[Path, ...]:
     """Brain masks whose entities are among those of an acquisition, the most specific first.
 
-    One that was made of one echo or part fits the acquisition; masks in another space (``space-``) do not. Whether a mask lies on the grid of the acquisition
-    is for the preflight to see.
+    One that was made of one echo or part fits the acquisition; masks in another space (``space-``) do not.
+    Whether a mask lies on the grid of the acquisition is for the preflight to see.
 
     Parameters
     ----------

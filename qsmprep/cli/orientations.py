@@ -47,6 +47,8 @@ def cosmos(args: argparse.Namespace) -> str:
     """Compute susceptibility from all fields and say what was done."""
     single.check_writable(args.out)
     directions = b0_directions(args.field, args.b0_dir)
+    for field in args.field:
+        single.units_of(field, args.units)
     args.device = resolve_device(args.device)
     mask = single.read_mask(args.mask)
     grid = single.make_grid(mask, None)

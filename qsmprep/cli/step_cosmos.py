@@ -33,7 +33,7 @@ def add_command(commands: argparse._SubParsersAction[Any], epilog: str) -> None:
     sub.add_argument("--units", choices=("ppm", "hz", "rad"), required=True, help="unit of the fields")
     sub.add_argument("--b0-t", type=float, metavar="TESLA", help="field strength; needed with hz and rad")
     sub.add_argument("--te-s", type=float, metavar="SECONDS", help="echo time of the phase; needed with rad")
-    names = METHODS.names("reference")
+    names = tuple(name for name in METHODS.names("reference") if name in ("wholebrain", "none"))
     sub.add_argument(
         "--reference", choices=names, default=names[0], help=f"region whose mean is zero (default: {names[0]})"
     )

@@ -158,10 +158,15 @@ def invert(
     trust = None if weights is None else relative(frame.enter(problem.weights), inside)
     sure = surer(inside, trust)
     scale = 0.5 * (field_scale(field, sure) + field_scale(-field, sure))
-    log_ratio = noise_ratio(field, inside)
-    info = describe(card, problem.grid, float(log_ratio.exp()) * float(scale), card.title)
+    noise_ppm = float(noise_ratio(field, sure).exp()) * float(field_scale(field, sure))
+    info = describe(card, problem.grid, noise_ppm, card.title)
     info |= {"ensemble": getattr(params, "ensemble", "odd"), "device": str(device)}
     count = getattr(params, "iterations", 0) or getattr(network, "iterations", 1)
+    if isinstance(network, ConeNet) and count > network.iterations:
+        raise UsageError(
+            f"`conenet.iterations` is {count}",
+            expected=f"at most {network.iterations}, as many steps as these weights were trained with: more diverge",
+        )
     if not bool(problem.field_ppm.any()):
         return Susceptibility(problem.paste(problem.field_ppm), iterations=count, info={**info, "tiles": 0})
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):

@@ -84,6 +84,26 @@ def test_wrong_words(files, capsys, words, code, said):
     assert not files["out"].exists()
 
 
+def test_units_that_contradict_the_sidecars(files, capsys):
+    beside = files["fields"][2].with_name("field2.json")
+    beside.write_text(json.dumps({**json.loads(beside.read_text()), "Units": "Hz"}))
+    code, told = call(capsys, files, units=("--units", "ppm"))
+    assert code == 2 and "says Hz" in told
+    assert call(capsys, files)[0] == 0
+
+
+def test_only_references_that_need_no_segmentation(files, capsys):
+    code, told = call(capsys, files, "--reference", "csf")
+    assert code == 2 and "wholebrain" in told
+
+
+def test_the_json_beside_an_input_is_kept(files, capsys):
+    before = files["fields"][0].with_name("field0.json").read_text()
+    code, told = call(capsys, {**files, "out": files["fields"][0].with_name("field0.nii")})
+    assert code == 2 and "would replace field0.json" in told
+    assert files["fields"][0].with_name("field0.json").read_text() == before
+
+
 def test_what_is_missing_is_told(files, capsys):
     assert call(capsys, files, fields=files["fields"][:1])[0] == 2
     assert call(capsys, files, units=("--units", "hz"))[0] == 2

@@ -123,7 +123,7 @@ HOW = {
     "qsmprep BIDS_DIR OUT_DIR participant --participant-label 01 02 --inversion tv medi --background vsharp": How(
         "cohort"
     ),
-    "qsmprep BIDS_DIR OUT_DIR participant --inversion tv --background vsharp --param tv.weight=1e-4 vsharp.radius_max_mm=10": How("cohort"),
+    "qsmprep BIDS_DIR OUT_DIR participant --inversion tv --param tv.weight=1e-4 tfi.passes=8": How("cohort"),
     "qsmprep BIDS_DIR OUT_DIR participant --preset pediatric": How("cohort"),
     "qsmprep BIDS_DIR OUT_DIR participant --derivatives FREESURFER_DIR": How("cohort"),
     "qsmprep BIDS_DIR OUT_DIR participant --segmentation unetr": How("cohort"),

@@ -163,6 +163,9 @@ def test_iterations_and_native_output(weights, uneven):
         assert (one.iterations, two.iterations, default.iterations) == (1, 2, 2)
         assert np.array_equal(two.chi_ppm, default.chi_ppm)
         assert not np.array_equal(one.chi_ppm, two.chi_ppm)
+    with pytest.raises(UsageError, match=r"conenet\.iterations` is 3"):
+        run("conenet", field, mask, UNEVEN, weights, iterations=3)
+    assert run("loopnet", field, mask, UNEVEN, weights, iterations=3).iterations == 3
     for name in ("loopnet", "metaqsm", "qsminvnet"):
         refined, native = (run(name, field, mask, UNEVEN, weights, consistency=c) for c in (True, False))
         space = Geometry(UNEVEN)
@@ -228,6 +231,19 @@ def test_a_tilt_outside_the_card():
     narrow = type(card)(**{**card.__dict__, "ranges": straight})
     assert "tilt of 29 degrees" in outside(narrow, tilted, 0.001)[0]
     assert set(RANGES) == set(card.ranges)
+
+
+def test_the_noise_that_is_told_is_that_of_voxels_that_are_trusted(weights, uneven):
+    field, mask, _ = uneven
+    rng = np.random.default_rng(0)
+    bad = mask & (rng.random(mask.shape) < 0.1)
+    share = np.where(bad, 0, 1).astype(np.float32)
+    params = ConeNetParams(weights=str(weights))
+    told = [
+        invert("conenet", f.astype(np.float32), mask, UNEVEN, params, weights=share).info["noise_ppm"]
+        for f in (field, field + bad * rng.normal(0, 300 * field[mask].std(), mask.shape))
+    ]
+    assert told[1] == pytest.approx(told[0], rel=0.01)
 
 
 def test_data_outside_the_card_are_computed_and_told(weights, uneven, caplog):

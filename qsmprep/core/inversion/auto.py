@@ -36,6 +36,14 @@ class Weight:
         Weight over residual and voxel edge.
     problem : Problem
         Field, mask and weights.
+
+    Attributes
+    ----------
+    value : float
+        In ppm mm.
+    settled : bool
+        Whether it was given, has followed a residual, or the field is zero: a map that stands still before is that of
+        the first guess.
     """
 
     def __init__(self, given: float, share: float, problem: Problem) -> None:
@@ -46,6 +54,7 @@ class Weight:
         if self.follows:
             spread = problem.field_ppm * problem.weights
             self.value = START / share * self.share * math.sqrt(float((spread**2).sum() / problem.mask.sum()))
+        self.settled = not self.follows or self.value == 0
 
     def due(self, iteration: int) -> bool:
         """Whether the weight is to be renewed before this iteration."""
@@ -54,6 +63,7 @@ class Weight:
     def renew(self, misfit_ppm: torch.Tensor) -> float:
         """The weight in ppm mm for the misfit of the field over the problem's box."""
         self.value = self.share * robust_sd(misfit_ppm * self.problem.weights, self.problem.weights > 0)
+        self.settled = True
         return self.value
 
 

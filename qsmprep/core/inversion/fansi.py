@@ -224,7 +224,8 @@ def solve(
         target = space.ifft(spectrum)
         del spectrum
         settled = change < params.tolerance
-        if done >= params.max_iter or (sparing.rests(chi, done, settled) if sparing else settled):
+        rests = sparing.rests(chi, done, settled) if sparing else settled
+        if done >= params.max_iter or (rests and weight.settled):
             break
         if weight.due(done):
             split.set_weight(weight.renew(term.misfit(target[part])))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from qsmprep.core.inversion.problem import (
     prepare,
 )
 from qsmprep.core.kspace import spatial_frequency
+from qsmprep.core.masking.morphology import RADIUS_TOLERANCE
 from qsmprep.core.parameters import MediParams
 from qsmprep.core.results import Susceptibility
 from qsmprep.errors import DataError
@@ -116,7 +117,8 @@ def medi(
     fluid = _fluid(problem, csf, grid) if params.csf_weight > 0 else None
     chi = torch.zeros(space.shape, device=space.device)
     change, done, inner = 1.0, 0, 0
-    weight = Weight(params.weight, SHARE, problem)
+    seen = problem if params.smv_radius_mm == 0 else data.seen(problem)
+    weight = Weight(params.weight, SHARE, seen)
     while done < params.max_iter and change >= params.tolerance:
         if weight.follows and done:
             weight.renew(data.misfit(chi))
@@ -157,6 +159,11 @@ class _DataTerm:
     part: tuple[slice, ...]
     rad_per_ppm: float
 
+    def seen(self, problem: Problem) -> Problem:
+        """A problem of what takes part: without the rim that the spherical mean value leaves out."""
+        inside = self.weights2 > 0
+        return replace(problem, field_ppm=self.field_ppm, mask=inside, weights=self.weights2.sqrt())
+
     def misfit(self, chi: torch.Tensor) -> torch.Tensor:
         """How far the field of a map is from the measured one, by the sine of the phase, in ppm."""
         misfit = self.space.ifft(self.space.fft(chi) * self.kernel)[self.part] - self.field_ppm
@@ -191,7 +198,7 @@ def _data_term(problem: Problem, space: Spectral, radius_mm: float, rad_per_ppm:
         field = space.ifft(space.fft(field) * rest)[part]
         padded = np.pad(problem.mask.cpu().numpy(), 1)
         depth = distance_transform_edt(padded, sampling=problem.grid.voxel_mm)[1:-1, 1:-1, 1:-1]
-        inner = torch.from_numpy(depth > radius_mm).to(problem.device)
+        inner = torch.from_numpy(depth > radius_mm * (1 + RADIUS_TOLERANCE)).to(problem.device)
         if not bool(inner.any()):
             raise DataError(
                 f"no voxel of the mask is {radius_mm:g} mm from its surface",

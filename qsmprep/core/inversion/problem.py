@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,15 @@ ITERATIVE_PAD = 1.25
 """Padding of what is computed in every iteration.
 
 Sources outside the mask are free there, and take up the (harmonic) field of the periodic images.
+"""
+
+LEAST_ROOM = 0.2
+"""Room along every axis of the padded grid, relative to the longest edge of the volume.
+
+With the factor alone slabs lie next to their periodic images. Of a head of 45 mm, its field without background, TV had
+42, 25 and 11 % of error in 8, 12 and 24 slices of 1 mm, with this 9, 9 and 8 %, MEDI 43, 28 and 14, with this 13, 12
+and 11 %, WH-QSM 22, 13 and 8, with this 9, 8 and 8 %; RTS, with fixed numbers of steps, 53, 43 and 29, with this 48, 46
+and 35 %. Volumes whose shortest edge is four fifths of the longest, as of whole heads, are not concerned.
 """
 
 WEIGHT_LIMIT = 2.0
@@ -192,6 +202,18 @@ def _relative(weights: Volume, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     return limited.astype(np.float32)
 
 
+def roomy_shape(grid: Grid, pad_factor: float) -> tuple[int, int, int]:
+    """Fast FFT lengths, at least ``pad_factor`` times the grid's; with more than one and less than
+    :data:`FULL_PAD` there is at least :data:`LEAST_ROOM` beside it as well."""
+    lengths = [n * pad_factor for n in grid.shape]
+    if 1.0 < pad_factor < FULL_PAD:
+        room_mm = LEAST_ROOM * max(n * mm for n, mm in zip(grid.shape, grid.voxel_mm, strict=True))
+        lengths = [
+            max(length, n + room_mm / mm) for length, n, mm in zip(lengths, grid.shape, grid.voxel_mm, strict=True)
+        ]
+    return padded_shape(tuple(math.ceil(round(length, 6)) for length in lengths), 1.0)
+
+
 class Spectral:
     """The dipole and the gradient on a padded periodic grid.
 
@@ -200,13 +222,13 @@ class Spectral:
     grid : Grid
         Of the volume before padding.
     pad_factor : float
-        See :func:`qsmprep.core.dipole.padded_shape`.
+        See :func:`roomy_shape`.
     device : torch.device or str
         Of the arrays.
     """
 
     def __init__(self, grid: Grid, pad_factor: float, device: torch.device | str) -> None:
-        self.shape = padded_shape(grid.shape, pad_factor)
+        self.shape = roomy_shape(grid, pad_factor)
         self.grid = grid.with_shape(self.shape)
         self.device = torch.device(device)
         self.dipole = dipole_kernel(self.grid, device=self.device)

@@ -15,6 +15,7 @@ from qsmprep.core.inversion.phaseterm import DataSplit, FieldTerm
 from qsmprep.core.inversion.problem import ITERATIVE_PAD, Problem, Spectral, Volume, prepare
 from qsmprep.core.parameters import TgvParams
 from qsmprep.core.results import Susceptibility
+from qsmprep.errors import DataError
 
 SHARE = 0.1
 """Weight that is chosen from the data, over the residual and the voxel edge."""
@@ -68,7 +69,7 @@ def tgv(
     Raises
     ------
     DataError, UsageError
-        See :func:`qsmprep.core.inversion.problem.prepare`.
+        See :func:`qsmprep.core.inversion.problem.prepare`; also when no ball fits into the mask.
 
     References
     ----------
@@ -81,13 +82,19 @@ def tgv(
     )
     space = Spectral(problem.grid, ITERATIVE_PAD, problem.device)
     balls = _Balls(problem, space, params)
+    if not balls.kernels:
+        raise DataError(
+            "no ball fits into the mask: nothing can be told of the total field",
+            expected=f"room for a ball of {min(_radii(params, problem.grid)):g} mm somewhere inside",
+            remedy="look at the mask; thin slabs need background removal and another inversion",
+        )
     weight = Weight(params.weight, SHARE, balls.problem)
     split = GeneralisedVariation(
         space, balls.hessian(), weight.value, params.ratio_mm * weight.value, params.rho, relaxation=RELAXATION
     )
     chi = torch.zeros_like(problem.field_ppm)
     change, done = 1.0, 0
-    while balls.kernels and done < params.max_iter and change >= params.tolerance:
+    while done < params.max_iter and not (change < params.tolerance and weight.settled):
         spectrum = split.spectrum(balls.pull)
         whole = space.ifft(spectrum)
         old, chi = chi, whole[balls.part] * problem.mask
@@ -99,8 +106,7 @@ def tgv(
         done += 1
     seen = float(balls.problem.mask.sum()) / float(problem.mask.sum())
     info = {"change": change, "weight": weight.value, "seen": seen}
-    converged = change < params.tolerance or not balls.kernels
-    return Susceptibility(problem.paste(chi), iterations=done, converged=converged, info=info)
+    return Susceptibility(problem.paste(chi), iterations=done, converged=change < params.tolerance, info=info)
 
 
 class _Balls:

@@ -58,10 +58,10 @@ def whqsm(
     remainder too, as far as it exceeds ``params.outliers`` robust standard deviations over the voxel's weight;
     the map itself does not depend on that.
 
-    Where :math:`h` resembles the map's own field (see :data:`ALIKE`) there was nothing left of the background,
-    unless ``params.harmonic`` says so; then no voxel counts as remainder. The map is that of
-    :func:`qsmprep.core.inversion.fansi.nltv`, without :math:`h`, with the same weight and its own other parameters
-    by default.
+    Where :math:`h` resembles the map's own field (see :data:`ALIKE`) there was nothing left of the background
+    but the mean of :math:`h`, a shift of the frequency, unless ``params.harmonic`` says so; then no voxel counts as
+    remainder. The map is that of :func:`qsmprep.core.inversion.fansi.nltv` from the field less that mean, without
+    :math:`h`, with the same weight and its own other parameters by default.
 
     Parameters
     ----------
@@ -87,9 +87,9 @@ def whqsm(
     -------
     Susceptibility
         In ppm, zero outside the mask, and :math:`h` with the outliers as ``remainder_ppm``. ``info`` holds the weighted
-        root mean square residual ``residual_ppm``, that of the harmonic field, ``harmonic_ppm``, less its mean, the
-        slope of the map's field over it, ``harmonic_alike``, the part of the voxels that are outliers,
-        ``outlier_share``, the ``weight`` in ppm mm, and the last relative change.
+        root mean square residual ``residual_ppm``, that of the harmonic field, ``harmonic_ppm``, less its mean, that
+        mean, ``offset_ppm``, the slope of the map's field over it, ``harmonic_alike``, the part of the voxels that are
+        outliers, ``outlier_share``, the ``weight`` in ppm mm, and the last relative change.
 
     Raises
     ------
@@ -111,12 +111,14 @@ def whqsm(
     result = solve(problem, space, params, rad_per_ppm or DEFAULT_RAD_PER_PPM)
     alike = result.info["harmonic_alike"]
     if params.harmonic == "auto" and alike > ALIKE:
+        offset_ppm = result.info["offset_ppm"]
+        centred = replace(problem, field_ppm=(problem.field_ppm - offset_ppm) * problem.mask)
         nltv = NltvParams(weight=params.weight, edge_weight=params.edge_weight)
-        term = PhaseTerm(problem, rad_per_ppm or DEFAULT_RAD_PER_PPM, nltv.fidelity)
-        plain = fansi.total_variation(problem, space, nltv, term)
-        info = {**plain.info, "harmonic_ppm": 0.0, "harmonic_alike": alike}
-        nothing = np.zeros_like(plain.chi_ppm)
-        return replace(plain, iterations=plain.iterations + result.iterations, info=info, remainder_ppm=nothing)
+        term = PhaseTerm(centred, rad_per_ppm or DEFAULT_RAD_PER_PPM, nltv.fidelity)
+        plain = fansi.total_variation(centred, space, nltv, term)
+        info = {**plain.info, "harmonic_ppm": 0.0, "harmonic_alike": alike, "offset_ppm": offset_ppm}
+        constant = problem.paste(torch.full_like(problem.field_ppm, offset_ppm))
+        return replace(plain, iterations=plain.iterations + result.iterations, info=info, remainder_ppm=constant)
     return result
 
 
@@ -230,7 +232,8 @@ def solve(problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: f
         background = harmonic.solve(wanted.sub_(spectrum))
         target = space.ifft(spectrum.add_(background))
         del spectrum, wanted
-        if done >= params.max_iter or sparing.rests(chi, done, change < params.tolerance):
+        rests = sparing.rests(chi, done, change < params.tolerance)
+        if done >= params.max_iter or (rests and weight.settled):
             break
         if weight.due(done):
             split.set_weight(weight.renew(term.misfit(target[part])))
@@ -279,11 +282,12 @@ def outliers(problem: Problem, found: torch.Tensor, limit: float) -> torch.Tenso
 
 
 def likeness(remainder: torch.Tensor, field: torch.Tensor, weights: torch.Tensor) -> dict[str, float]:
-    """Root mean square of a nearly harmonic field less its mean, in its unit, and the slope over it of the rest of a
-    field that holds it, voxels by the square of their weight; ``(n,)`` each."""
+    """Root mean square of a nearly harmonic field less its mean, that mean, both in its unit, and the slope over it of
+    the rest of a field that holds it; mean and slope count voxels by the square of their weight; ``(n,)`` each."""
     size = (remainder - remainder.mean()).square().mean().sqrt()
     share = weights.square() / weights.square().sum()
     one, other = (part - (share * part).sum() for part in (remainder, field - remainder))
     spread = (share * one**2).sum()
     slope = (share * one * other).sum() / spread if spread > 0 else spread
-    return {"harmonic_ppm": float(size), "harmonic_alike": float(slope)}
+    offset = (share * remainder).sum()
+    return {"harmonic_ppm": float(size), "harmonic_alike": float(slope), "offset_ppm": float(offset)}

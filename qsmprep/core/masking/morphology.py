@@ -14,8 +14,8 @@ MANY = 400
 
 
 RADIUS_TOLERANCE = 1e-6
-"""Relative slack when a distance is compared with a radius: voxel sizes from headers have rounding errors, and ties must
-fall the same way on every axis."""
+"""Relative slack when a distance is compared with a radius: voxel sizes of headers are rounded, and ties must fall the
+same way on every axis."""
 
 
 def erode(mask: Mask, radius_mm: float, voxel_mm: tuple[float, ...]) -> Mask:

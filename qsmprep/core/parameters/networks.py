@@ -16,7 +16,7 @@ WEIGHTS = "folder of weight files and their cards; empty for those that come wit
 class ConeNetParams:
     """Parameters of ConeNet at run time."""
 
-    iterations: int = parameter(0, "steps; 0 for as many as in training", low=0, high=20)
+    iterations: int = parameter(0, "steps, at most as many as in training; 0 for these", low=0, high=20)
     ensemble: str = parameter("odd", ENSEMBLE, choices=("odd", "none"))
     tile: int = parameter(0, TILE, unit="voxels", low=0)
     weights: str = parameter("", WEIGHTS)
