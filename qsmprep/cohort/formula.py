@@ -66,7 +66,8 @@ def names_in(formula: str, columns: Iterable[str]) -> tuple[str, ...]:
     Raises
     ------
     UsageError
-        When it cannot be parsed, its left side is something else than the map, or a column is unknown.
+        When it cannot be parsed, its left side is something else than the map, it has no term, or a column is
+        unknown.
     """
     try:
         description = patsy.ModelDesc.from_formula(formula)
@@ -80,6 +81,12 @@ def names_in(formula: str, columns: Iterable[str]) -> tuple[str, ...]:
     if description.lhs_termlist and not set(left) & set(RESPONSES):
         raise UsageError(
             f"the left side of the formula {formula!r} is not the map", expected=f"{' or '.join(RESPONSES)}"
+        )
+    if not description.rhs_termlist:
+        raise UsageError(
+            f"the formula {formula!r} has no term",
+            expected="at least a constant, as in `chi ~ 1`",
+            remedy="add a term to --formula",
         )
     used = tuple(dict.fromkeys(_names(description.rhs_termlist, formula)))
     unknown = [name for name in (*left, *used) if name not in (*columns, *RESPONSES)]

@@ -20,6 +20,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.tools.sm_exceptions import ConvergenceWarning
 
 from qsmprep.cohort.formula import names_in, with_response
+from qsmprep.cohort.missing import LeftOut, find_left_out, notes_on, shorten
 
 FAMILY = ("segmentation", "map", "quantity", "unit", "acquisition", "other")
 """Regions that share these are tested together: the false discovery rate is over them."""
@@ -28,12 +29,18 @@ REGION = ("structure", "hemisphere", "name")
 
 CONFIDENCE = 0.95
 
+MAX_REGIONS = 8
+"""Most regions that one note names."""
+
 COLUMNS: dict[str, dict[str, str]] = {
     "model": {"Description": "ols: ordinary least squares; mixed: random intercept for each participant"},
     "term": {"Description": "Coefficient of the design, as patsy names it"},
     "status": {"Description": "ok, or why there is no estimate"},
     "n_rows": {"Description": "Measurements used"},
     "n_participants": {"Description": "Participants used"},
+    "n_left_out": {
+        "Description": "Measurements not used: a covariate or the statistic is missing, or the formula gives no number"
+    },
     "estimate": {"Description": "Coefficient, in the unit of the map for each unit of the term"},
     "se": {"Description": "Standard error"},
     "ci_low": {"Description": "Lower end of the 95 % confidence interval"},
@@ -60,11 +67,18 @@ COLUMNS: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Models:
-    """Table of all coefficients, the formula, and what a person should know."""
+    """Table of all coefficients, the formula, what a person should know, and who lacks a covariate."""
 
     table: pd.DataFrame
     formula: str
     notes: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def participants(self) -> tuple[int, int]:
+        """Least and most participants in a model; zero where there is none."""
+        numbers = self.table.loc[self.table["status"] == "ok", "n_participants"]
+        return (int(numbers.min()), int(numbers.max())) if len(numbers) else (0, 0)
 
 
 def fit_models(rows: pd.DataFrame, formula: str, statistic: str, columns: tuple[str, ...]) -> Models:
@@ -96,38 +110,96 @@ def fit_models(rows: pd.DataFrame, formula: str, statistic: str, columns: tuple[
         found += [{**head, **line} for line in fit_region(part, full, statistic, used)]
     table = pd.DataFrame(found, columns=[*keys, *COLUMNS])
     _correct(table)
-    failed = table.loc[table["status"] != "ok", [*REGION, "status"]].drop_duplicates()
-    notes = tuple(f"{r.structure} {r.hemisphere}: {r.status}" for r in failed.itertuples())
-    return Models(table, full, notes)
+    left_out = find_left_out(regions, used)
+    return Models(table, full, (*notes_on(left_out), *_undefined(found), *_failures(table)), left_out)
 
 
 def fit_region(part: pd.DataFrame, formula: str, statistic: str, used: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Coefficients of one region, one dict each; a single line with the reason where nothing can be fitted."""
+    """Coefficients of one region, one dict each, and a line with the reason for what cannot be estimated."""
     data = pd.DataFrame({name: _plain(part[name]) for name in used})
     data["participant_id"] = part["participant_id"].astype(object)
     data["chi"] = data["value"] = part[statistic].to_numpy(float)
-    data = data.dropna()
-    n, people = len(data), data["participant_id"].nunique()
-    size = {"n_rows": n, "n_participants": people}
-    if n < 3:
-        return [{"status": f"too few measurements ({n})", **size}]
+    data = data.dropna().reset_index(drop=True)
+    if len(data) < 3:
+        return [{"status": f"too few measurements ({len(data)})", **_size(data, part, 0)}]
     try:
-        y, x = patsy.dmatrices(formula, data, return_type="dataframe", eval_env=patsy.EvalEnvironment([{"np": np}]))
+        y, design = _design(formula, data)
     except (patsy.PatsyError, ValueError, TypeError, NameError) as error:
-        return [{"status": f"the formula cannot be evaluated: {str(error).splitlines()[0]}", **size}]
-    response, design = y.to_numpy(float)[:, 0], x
-    rank = np.linalg.matrix_rank(design.to_numpy())
-    if rank < design.shape[1]:
-        return [{"status": "the terms cannot be told apart in these participants", **size}]
-    if n - design.shape[1] < 2:
-        return [{"status": f"too few measurements ({n}) for {design.shape[1]} coefficients", **size}]
-    if np.ptp(response) == 0:
-        return [{"status": "all measurements are the same", **size}]
-    fit = _mixed if people < n else _ordinary
+        status = f"the formula cannot be evaluated: {str(error).splitlines()[0]}"
+        return [{"status": status, **_size(data, part, 0)}]
+    complete, data = len(data), data.loc[design.index]
+    size = _size(data, part, complete - len(data))
+    same = [{"term": name, "status": _one_value(name, data[name]), **size} for name in used if _is_one(data[name])]
+    if reason := _why_not(y, design):
+        return [{"status": reason, **size}, *(same if len(data) >= 3 else [])]
+    fit = _mixed if data["participant_id"].nunique() < len(data) else _ordinary
     try:
-        return [{"status": "ok", **size, **line} for line in fit(response, design, data["participant_id"])]
+        return [*({"status": "ok", **size, **line} for line in fit(y, design, data["participant_id"])), *same]
     except np.linalg.LinAlgError as error:
-        return [{"status": f"the model has no solution ({error})", **size}]
+        return [{"status": f"the model has no solution ({error})", **size}, *same]
+
+
+def _design(formula: str, data: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
+    """Response and design of the rows in which both are numbers; levels and scales are those of these rows."""
+    while True:
+        with np.errstate(all="ignore"):
+            environment = patsy.EvalEnvironment([{"np": np}])
+            y, x = patsy.dmatrices(formula, data, return_type="dataframe", eval_env=environment)
+        finite = np.isfinite(y.to_numpy(float)).all(axis=1) & np.isfinite(x.to_numpy(float)).all(axis=1)
+        kept = x.index[finite]
+        if len(kept) in (0, len(data)):
+            return y.loc[kept].to_numpy(float)[:, 0], x.loc[kept]
+        data = data.loc[kept]
+
+
+def _why_not(y: np.ndarray, design: pd.DataFrame) -> str:
+    """Why these rows give no estimate; empty where they do."""
+    n, terms = design.shape
+    if n < 3:
+        return f"too few measurements ({n})"
+    if np.linalg.matrix_rank(design.to_numpy()) < terms:
+        return "the terms cannot be told apart in these participants"
+    if n - terms < 2:
+        return f"too few measurements ({n}) for {terms} coefficients"
+    return "all measurements are the same" if np.ptp(y) == 0 else ""
+
+
+def _size(data: pd.DataFrame, part: pd.DataFrame, undefined: int) -> dict[str, int]:
+    """How much is used; ``undefined`` are rows that have all covariates and for which the formula gives no number."""
+    people = data["participant_id"].nunique()
+    left_out = len(part) - len(data)
+    return {"n_rows": len(data), "n_participants": people, "n_left_out": left_out, "undefined": undefined}
+
+
+def _is_one(column: pd.Series) -> bool:
+    return bool(column.nunique() == 1)
+
+
+def _one_value(name: str, column: pd.Series) -> str:
+    value = column.iloc[0]
+    shown = f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{name} has one value left ({shown}): no effect of it can be told"
+
+
+def _undefined(found: list[dict[str, Any]]) -> tuple[str, ...]:
+    """What to say of measurements for which the formula gives no number."""
+    counts = {f"{line['structure']} {line['hemisphere']}": line["undefined"] for line in found if line["undefined"]}
+    if not counts:
+        return ()
+    shown = shorten([f"{region} {n}" for region, n in counts.items()], MAX_REGIONS)
+    return (f"measurements left out because the formula gives no number for them: {shown}",)
+
+
+def _failures(table: pd.DataFrame) -> tuple[str, ...]:
+    """What could not be estimated, by region; one sentence for what holds for every region."""
+    regions = len(table[[*FAMILY, *REGION]].drop_duplicates())
+    failed = table.loc[table["status"] != "ok", [*FAMILY, *REGION, "status"]].drop_duplicates()
+    notes: list[str] = []
+    for status, part in failed.groupby("status", sort=False):
+        everywhere = regions > 1 and len(part) == regions
+        named = (f"{r.structure} {r.hemisphere}: {status}" for r in part.itertuples())
+        notes += [f"every region: {status}"] if everywhere else named
+    return tuple(dict.fromkeys(notes))
 
 
 def _plain(column: pd.Series) -> pd.Series:

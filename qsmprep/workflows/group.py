@@ -35,6 +35,7 @@ PARTICIPANT_MEANING = {
     "status": {"Description": "present: has a table of regions; missing: has none"},
     "in_participants_tsv": {"Description": "Whether participants.tsv of the data set names the participant"},
     "n_scans": {"Description": "Scans with a table of regions"},
+    "left_out": {"Description": "What keeps the participant, or some sessions, out of the models; n/a: nothing"},
 }
 
 
@@ -148,12 +149,14 @@ def write_tables(result: GroupResult, out_dir: Path) -> None:
     tables.write_frame(result.models.table, out_dir / FILES["models"], {**region, **models.COLUMNS}, formula)
     tables.write_frame(result.outliers, out_dir / FILES["outliers"], outliers.COLUMNS)
     write_quality(result.quality.metrics, out_dir)
-    tables.write_frame(_participants(cohort), out_dir / FILES["participants"], PARTICIPANT_MEANING)
+    tables.write_frame(_participants(result), out_dir / FILES["participants"], PARTICIPANT_MEANING)
 
 
-def _participants(cohort: Cohort) -> pd.DataFrame:
+def _participants(result: GroupResult) -> pd.DataFrame:
+    cohort = result.cohort
     scans = cohort.rows.drop_duplicates(list(tables.SCAN)).groupby("participant_id", observed=True).size()
     unmatched = set(cohort.unmatched)
+    left_out = {one.participant: str(one) for one in result.models.left_out}
     return pd.DataFrame(
         [
             {
@@ -161,6 +164,7 @@ def _participants(cohort: Cohort) -> pd.DataFrame:
                 "status": "present" if label in scans.index else "missing",
                 "in_participants_tsv": "no" if label in unmatched or not cohort.covariates else "yes",
                 "n_scans": int(scans.get(label, 0)),
+                "left_out": left_out.get(label),
             }
             for label in (*cohort.present, *cohort.missing)
         ]

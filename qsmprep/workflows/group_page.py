@@ -79,7 +79,11 @@ def write_page(result: GroupResult, out_dir: Path) -> Path:
 def _summary(result: GroupResult) -> Chapter:
     cohort = result.cohort
     people = cohort.rows.drop_duplicates("participant_id")
-    counts: list[tuple[Any, ...]] = [("participants with tables", len(cohort.present))]
+    least, most = result.models.participants
+    counts: list[tuple[Any, ...]] = [
+        ("participants with tables", len(cohort.present)),
+        ("participants in the models", most if least == most else f"{least} to {most}, by region"),
+    ]
     for name in cohort.covariates:
         column = people[name]
         if column.dtype.kind == "f":

@@ -74,3 +74,13 @@ def write_cohort(root: Path, n: int, seed: int = 0, *, sessions: int = 1, shift:
                 values = {code: value + own[code] + shift * visit for code, value in values.items()}
             write_table(out, person.label, values, entities=f"ses-{visit + 1}" if sessions > 1 else "")
     return raw, out
+
+
+def change_people(raw: Path, column: str, values: dict[str, str]) -> None:
+    """Write other values into a column of ``participants.tsv``, by participant."""
+    path = raw / "participants.tsv"
+    header, *rows = (line.split("\t") for line in path.read_text().splitlines())
+    at = header.index(column)
+    for row in rows:
+        row[at] = values.get(row[0], row[at])
+    path.write_text("\n".join("\t".join(row) for row in (header, *rows)) + "\n")
