@@ -21,6 +21,12 @@ from qsmprep.errors import DataError, MissingFileError, NoMatchError, QSMPrepErr
 IDENTITY = ("participant_id", "session", "acquisition", "run", "other", "segmentation", "map")
 """Columns of the long table that say which file a row comes from."""
 
+CATEGORIES = ("group", "sex")
+"""Columns of the participants' tables that are categories also where they are written in numbers."""
+
+_MISSING = frozenset({"", NOT_AVAILABLE, "na", "nan"})
+"""What stands for a value that is not there, in small letters."""
+
 TEXT_COLUMNS = frozenset({*IDENTITY, *KEY_COLUMNS} - {"index"})
 
 
@@ -106,7 +112,7 @@ def collect_cohort(
             expected="sub-*/anat/*_stats.tsv, which `qsmprep … participant` writes where there is a segmentation",
             remedy="run the participant level first, with a segmentation",
         )
-    rows, covariates = _with_covariates(_frame(records), people, bids_dir)
+    rows, covariates, odd = _with_covariates(_frame(records), people, bids_dir)
     inside = [label for label in named if not wanted or label.removeprefix("sub-") in wanted]
     return Cohort(
         rows,
@@ -115,7 +121,7 @@ def collect_cohort(
         tuple(label for label in inside if label not in set(present)),
         tuple(label for label in present if people and label not in people),
         tuple(problems),
-        notes,
+        (*notes, *odd),
     )
 
 
@@ -202,21 +208,24 @@ def _frame(records: list[dict[str, Any]]) -> pd.DataFrame:
 
 def _with_covariates(
     rows: pd.DataFrame, people: dict[str, dict[str, str]], bids_dir: Path
-) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Add the columns of the participants' tables; those of a session win over those of the participant."""
+) -> tuple[pd.DataFrame, tuple[str, ...], tuple[str, ...]]:
+    """Add the columns of the participants' tables, and say which values there count as missing.
+
+    What a session says wins over what is said of the participant.
+    """
     keys = list(dict.fromkeys(zip(rows["participant_id"], rows["session"], strict=True)))
     sessions = {label: _read_sessions(bids_dir, label) for label in dict(keys)}
     known = {key: {**people.get(key[0], {}), **sessions[key[0]].get(f"ses-{key[1]}", {})} for key in keys}
     names = list(dict.fromkeys(column for values in known.values() for column in values if column not in rows.columns))
     if not names:
-        return rows, ()
+        return rows, (), ()
+    texts = {column: [known[key].get(column, NOT_AVAILABLE) for key in keys] for column in names}
     table = pd.DataFrame(
-        {column: _typed([known[key].get(column, NOT_AVAILABLE) for key in keys]) for column in names},
-        index=pd.MultiIndex.from_tuples(keys),
+        {column: _typed(column, values) for column, values in texts.items()}, index=pd.MultiIndex.from_tuples(keys)
     )
     at = table.index.get_indexer(pd.MultiIndex.from_arrays([rows["participant_id"].astype(object), rows["session"]]))
     added = table.iloc[at].reset_index(drop=True)
-    return pd.concat([rows.reset_index(drop=True), added], axis=1), tuple(names)
+    return pd.concat([rows.reset_index(drop=True), added], axis=1), tuple(names), _odd_words(texts)
 
 
 def _read_sessions(bids_dir: Path, label: str) -> dict[str, dict[str, str]]:
@@ -227,12 +236,27 @@ def _read_sessions(bids_dir: Path, label: str) -> dict[str, dict[str, str]]:
     return {"ses-" + row.pop("session_id").removeprefix("ses-"): row for row in rows}
 
 
-def _typed(texts: list[str]) -> Any:
-    """Numbers where all that is there is one, else a category."""
-    known = [text for text in texts if text not in (NOT_AVAILABLE, "")]
+def _typed(name: str, texts: list[str]) -> Any:
+    """Numbers where all that is there is one and the column is not among `CATEGORIES`, else a category."""
+    known = [None if _is_missing(text) else text for text in texts]
     try:
-        numbers = [float(text) if text not in (NOT_AVAILABLE, "") else math.nan for text in texts]
+        numbers = [math.nan if text is None else float(text) for text in known]
     except ValueError:
-        values = [text if text not in (NOT_AVAILABLE, "") else None for text in texts]
-        return pd.Categorical(values, categories=sorted(set(known), key=natural_key))
-    return numbers
+        numbers = []
+    if numbers and name not in CATEGORIES:
+        return numbers
+    return pd.Categorical(known, categories=sorted({text for text in known if text is not None}, key=natural_key))
+
+
+def _is_missing(text: str) -> bool:
+    return text.casefold() in _MISSING
+
+
+def _odd_words(texts: dict[str, list[str]]) -> tuple[str, ...]:
+    """What to say of words for a missing value that are not those of BIDS."""
+    found = {
+        name: sorted({value for value in values if value not in ("", NOT_AVAILABLE) and _is_missing(value)})
+        for name, values in texts.items()
+    }
+    told = "; ".join(f"{', '.join(words)} in {name}" for name, words in found.items() if words)
+    return (f"counted as missing in the participants' tables, where BIDS writes n/a: {told}",) if told else ()

@@ -1,0 +1,47 @@
+"""What the participants' tables say: categories, values that are missing, sessions, and who stands in them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from cohort_cases import change_people, people, write_cohort
+from test_group_level import call, table
+
+from qsmprep.cohort.collect import collect_cohort
+
+
+def test_codes_of_groups_are_categories(tmp_path, capsys):
+    raw, out = write_cohort(tmp_path, 24)
+    change_people(raw, "group", {p.label: str(1 + i % 3) for i, p in enumerate(people(24))})
+    change_people(raw, "sex", {p.label: str(i // 3 % 2) for i, p in enumerate(people(24))})
+    call(capsys, raw, out)
+    assert json.loads((out / "group_models.json").read_text())["Formula"] == "chi ~ group + age + sex"
+    terms = {row["term"] for row in table(out / "group_models.tsv")}
+    assert terms == {"Intercept", "group[T.2]", "group[T.3]", "sex[T.1]", "age"}
+    html = (out / "group.html").read_text()
+    assert all(f"group: {code}</th>" in html for code in (1, 2, 3))
+
+
+@pytest.mark.parametrize("word", ["NA", "N/A", "NaN", "na"])
+def test_words_for_a_missing_value(tmp_path, capsys, word):
+    raw, out = write_cohort(tmp_path, 16)
+    change_people(raw, "group", {"sub-001": word, "sub-002": "n/a"})
+    change_people(raw, "age", {"sub-003": word})
+    said = call(capsys, raw, out)
+    assert "counted as missing in the participants' tables, where BIDS writes n/a" in said
+    assert f"{word} in age; {word} in group" in said
+    assert "2 participants left out of the models: group missing (sub-001, sub-002)" in said
+    assert "1 participant left out of the models: age missing (sub-003)" in said
+    terms = {row["term"] for row in table(out / "group_models.tsv")}
+    assert terms == {"Intercept", "group[T.patient]", "sex[T.M]", "age"}
+
+
+def test_missing_as_bids_writes_it_needs_no_word(tmp_path):
+    raw, out = write_cohort(tmp_path, 8)
+    change_people(raw, "group", {"sub-001": "n/a"})
+    change_people(raw, "age", {"sub-002": ""})
+    found = collect_cohort(out, raw)
+    assert found.notes == ()
+    assert list(found.rows["group"].cat.categories) == ["control", "patient"]
+    assert found.rows["age"].isna().sum() == 16
