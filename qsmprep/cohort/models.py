@@ -21,11 +21,13 @@ from statsmodels.tools.sm_exceptions import ConvergenceWarning
 
 from qsmprep.cohort.formula import names_in, with_response
 from qsmprep.cohort.missing import LeftOut, find_left_out, notes_on, shorten
+from qsmprep.cohort.regions import tell_apart, titles
 
 FAMILY = ("segmentation", "map", "quantity", "unit", "acquisition", "other")
 """Regions that share these are tested together: the false discovery rate is over them."""
 
 REGION = ("structure", "hemisphere", "name")
+"""What makes a region: labels of one structure and side are one, unless a scan has several; then the name counts."""
 
 CONFIDENCE = 0.95
 
@@ -102,16 +104,18 @@ def fit_models(rows: pd.DataFrame, formula: str, statistic: str, columns: tuple[
     """
     used = names_in(formula, columns)
     full = with_response(formula)
-    regions = rows[(rows["kind"] == "region") & (rows["n_voxels"] > 0)]
+    there = ((rows["kind"] == "region") & (rows["n_voxels"] > 0)).to_numpy()
+    regions, marks = rows[there], tell_apart(rows)[there]
     found: list[dict[str, Any]] = []
     keys = [*FAMILY, *REGION]
-    for key, part in regions.groupby(keys, observed=True, sort=False):
-        head = dict(zip(keys, key, strict=True))
+    for (*key, mark), part in regions.groupby([*keys[:-1], marks], observed=True, sort=False):
+        head = dict(zip(keys, (*key, mark or "; ".join(part["name"].unique())), strict=True))
         found += [{**head, **line} for line in fit_region(part, full, statistic, used)]
-    table = pd.DataFrame(found, columns=[*keys, *COLUMNS])
+    table = pd.DataFrame(found, columns=[*keys, *COLUMNS, "undefined"])
     _correct(table)
     left_out = find_left_out(regions, used)
-    return Models(table, full, (*notes_on(left_out), *_undefined(found), *_failures(table)), left_out)
+    notes = (*notes_on(left_out), *_undefined(table), *_failures(table))
+    return Models(table.drop(columns="undefined"), full, notes, left_out)
 
 
 def fit_region(part: pd.DataFrame, formula: str, statistic: str, used: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -181,9 +185,9 @@ def _one_value(name: str, column: pd.Series) -> str:
     return f"{name} has one value left ({shown}): no effect of it can be told"
 
 
-def _undefined(found: list[dict[str, Any]]) -> tuple[str, ...]:
+def _undefined(table: pd.DataFrame) -> tuple[str, ...]:
     """What to say of measurements for which the formula gives no number."""
-    counts = {f"{line['structure']} {line['hemisphere']}": line["undefined"] for line in found if line["undefined"]}
+    counts = {region: n for region, n in zip(titles(table), table["undefined"], strict=True) if n}
     if not counts:
         return ()
     shown = shorten([f"{region} {n}" for region, n in counts.items()], MAX_REGIONS)
@@ -192,13 +196,13 @@ def _undefined(found: list[dict[str, Any]]) -> tuple[str, ...]:
 
 def _failures(table: pd.DataFrame) -> tuple[str, ...]:
     """What could not be estimated, by region; one sentence for what holds for every region."""
-    regions = len(table[[*FAMILY, *REGION]].drop_duplicates())
-    failed = table.loc[table["status"] != "ok", [*FAMILY, *REGION, "status"]].drop_duplicates()
+    keys = [*FAMILY, *REGION]
+    regions = len(table[keys].drop_duplicates())
+    failed = table.assign(title=titles(table))[table["status"] != "ok"].drop_duplicates([*keys, "status"])
     notes: list[str] = []
     for status, part in failed.groupby("status", sort=False):
         everywhere = regions > 1 and len(part) == regions
-        named = (f"{r.structure} {r.hemisphere}: {status}" for r in part.itertuples())
-        notes += [f"every region: {status}"] if everywhere else named
+        notes += [f"every region: {status}"] if everywhere else [f"{title}: {status}" for title in part["title"]]
     return tuple(dict.fromkeys(notes))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from qsmprep.bids.tables import NOT_AVAILABLE
+from qsmprep.cohort.regions import tell_apart
 
 LIMIT = 3.5
 """A robust z beyond this is flagged, after Iglewicz and Hoaglin (1993)."""
@@ -57,10 +58,10 @@ def find_outliers(rows: pd.DataFrame, metrics: pd.DataFrame, statistic: str) -> 
         found += _flag(part, part["value"].to_numpy(float), "qc", str(what), part["low"], part["high"])
     if rows.empty:
         return pd.DataFrame(found, columns=list(COLUMNS))
-    regions = rows[(rows["kind"] == "region") & (rows["n_voxels"] > 0)]
-    keys = ["map", "segmentation", "acquisition", "other", "structure", "hemisphere", "name"]
-    for key, part in regions.groupby(keys, observed=True, sort=False):
-        what = " ".join(str(word) for word in (key[0], key[1], key[4], key[5]))
+    there = ((rows["kind"] == "region") & (rows["n_voxels"] > 0)).to_numpy()
+    keys = ["map", "segmentation", "acquisition", "other", "structure", "hemisphere"]
+    for key, part in rows[there].groupby([*keys, tell_apart(rows)[there]], observed=True, sort=False):
+        what = " ".join(str(word) for word in (key[0], key[1], *key[4:]) if word)
         names = part[["participant_id", "session", "acquisition", "run"]].to_numpy()
         named = part.assign(scan=[_scan(row) for row in names])
         found += _flag(named, part[statistic].to_numpy(float), "roi", what)

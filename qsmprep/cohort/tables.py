@@ -11,7 +11,8 @@ import pandas as pd
 from qsmprep.bids.names import sidecar_path
 from qsmprep.bids.tables import NOT_AVAILABLE, dictionary
 from qsmprep.bids.write import write_json, write_text
-from qsmprep.cohort.collect import IDENTITY, Cohort
+from qsmprep.cohort.collect import Cohort
+from qsmprep.cohort.regions import tell_apart
 from qsmprep.errors import UsageError
 
 IDENTITY_MEANING: dict[str, str] = {
@@ -26,8 +27,6 @@ IDENTITY_MEANING: dict[str, str] = {
 
 SCAN = ("participant_id", "session", "acquisition", "run", "other")
 """What makes a row of the wide table."""
-
-_HIDDEN = ("index", "name")
 
 
 def write_frame(
@@ -106,15 +105,6 @@ def check_statistic(cohort: Cohort, statistic: str) -> None:
 
 
 def _region_labels(rows: pd.DataFrame) -> list[str]:
-    """``tv_aseg_pallidum_L``; the name of the label is added where a structure and side stand for several labels."""
-    keys = [*IDENTITY, "structure", "hemisphere", "kind"]
-    doubled = rows.duplicated(keys, keep=False)
-    ambiguous = set(zip(*(rows.loc[doubled, c] for c in ("segmentation", "structure", "hemisphere")), strict=True))
-    labels = []
-    columns = ("map", "segmentation", "structure", "hemisphere", "name")
-    for map_name, segmentation, structure, hemisphere, name in zip(*(rows[c] for c in columns), strict=True):
-        parts = [map_name, segmentation, structure, hemisphere]
-        if (segmentation, structure, hemisphere) in ambiguous:
-            parts.append(name)
-        labels.append("_".join(str(part).replace(" ", "-") for part in parts))
-    return labels
+    """``tv_aseg_pallidum_L``, followed by what tells labels apart where a structure and side stand for several."""
+    columns = (*(rows[c] for c in ("map", "segmentation", "structure", "hemisphere")), tell_apart(rows))
+    return ["_".join(str(part).replace(" ", "-") for part in parts if part) for parts in zip(*columns, strict=True)]

@@ -143,7 +143,10 @@ def write_tables(result: GroupResult, out_dir: Path) -> None:
         "unit": {"Description": "Unit of the map"},
         "structure": {"Description": "Region without its side"},
         "hemisphere": {"Description": "L, R or B"},
-        "name": {"Description": "Name in the segmentation"},
+        "name": {
+            "Description": "Name in the segmentation, all of them where tables spell it differently; with the index "
+            "where labels of one scan share it"
+        },
     }
     formula = {"Formula": result.models.formula, "Statistic": result.statistic}
     tables.write_frame(result.models.table, out_dir / FILES["models"], {**region, **models.COLUMNS}, formula)

@@ -12,6 +12,7 @@ import pandas as pd
 from qsmprep.bids.names import safe_label
 from qsmprep.cohort.models import FAMILY
 from qsmprep.cohort.normative import IronLine, fit_iron_line
+from qsmprep.cohort.regions import titles
 from qsmprep.cohort.tables import write_frame
 from qsmprep.core.bibliography import cite
 from qsmprep.core.iron import HALLGREN_SOURANDER
@@ -113,6 +114,7 @@ def _family(
     stem = "_".join([stem, *map(safe_label, others)])
     table = result.models.table
     mine = table[np.logical_and.reduce([table[k].astype(str) == v for k, v in family.items()])]
+    mine = mine.assign(region=titles(mine))
     regions = rows[(rows["kind"] == "region") & (rows["n_voxels"] > 0)]
     quantity = {"chi": "χ", "R2star": "R2*"}.get(family["quantity"], family["quantity"])
     plots = _effect_plots(mine, out_dir, stem)
@@ -125,19 +127,17 @@ def _family(
 
 def _model_tables(mine: pd.DataFrame, unit: str) -> tuple[Table, ...]:
     tables = []
-    columns = ("estimate", "ci_low", "ci_high", "p", "p_fdr", "effect_size", "hc3_p", "huber_estimate", "n_rows")
+    columns = (
+        "region", "estimate", "ci_low", "ci_high", "p", "p_fdr", "effect_size", "hc3_p", "huber_estimate", "n_rows",
+    )  # fmt: skip
     heads = (
         "region", f"estimate ({unit})", "from", "to", "p", "p corrected", "effect size", "p (HC3)",
         "estimate (Huber)", "n",
     )  # fmt: skip
     for term, part in mine[mine["status"] == "ok"].groupby("term", sort=False):
-        cells = tuple((_region(row), *(row[c] for c in columns)) for row in part.to_dict("records"))
+        cells = tuple(tuple(row[c] for c in columns) for row in part.to_dict("records"))
         tables.append(Table(f"{term}, {len(cells)} regions", heads, cells, FILES["models"], folded=term == "Intercept"))
     return tuple(tables)
-
-
-def _region(row: dict[str, Any]) -> str:
-    return f"{row['structure']} {row['hemisphere']}" if row["hemisphere"] != "B" else str(row["structure"])
 
 
 def _effect_plots(mine: pd.DataFrame, out_dir: Path, stem: str) -> list[Plot]:
@@ -148,12 +148,12 @@ def _effect_plots(mine: pd.DataFrame, out_dir: Path, stem: str) -> list[Plot]:
     ]
     for number, (term, part) in enumerate(good.groupby("term", sort=False), start=1):
         effects = [
-            graphs.Effect(_region(r), r["effect_size"], r["effect_low"], r["effect_high"], bool(r["p_fdr"] < 0.05))
+            graphs.Effect(r["region"], r["effect_size"], r["effect_low"], r["effect_high"], bool(r["p_fdr"] < 0.05))
             for r in part.to_dict("records")
         ]
         file = f"{FIGURES}/{stem}_effect-{number}.png"
         graphs.plot_effects(effects, str(term), out_dir / file)
-        data = _numbers(part, file, out_dir)
+        data = _numbers(part.drop(columns="region"), file, out_dir)
         alt = f"Effect sizes of {term} for {len(effects)} regions with 95 % intervals."
         said = "Effect sizes over regions; orange stands the correction over regions."
         plots.append(Plot(f"Effect of {term}", file, alt, said, data))
