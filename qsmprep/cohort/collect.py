@@ -50,6 +50,8 @@ class Cohort:
         Files that could not be read, and why.
     notes : tuple of str
         What else a person should know.
+    listed : frozenset of str
+        Participants that ``participants.tsv`` names.
     """
 
     rows: pd.DataFrame
@@ -59,6 +61,7 @@ class Cohort:
     unmatched: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    listed: frozenset[str] = frozenset()
 
 
 def collect_cohort(
@@ -122,6 +125,7 @@ def collect_cohort(
         tuple(label for label in present if people and label not in people),
         tuple(problems),
         (*notes, *odd),
+        frozenset(people),
     )
 
 

@@ -22,6 +22,7 @@ from statsmodels.tools.sm_exceptions import ConvergenceWarning
 from qsmprep.cohort.formula import names_in, with_response
 from qsmprep.cohort.missing import LeftOut, find_left_out, notes_on, shorten
 from qsmprep.cohort.regions import tell_apart, titles
+from qsmprep.cohort.tables import unit_of
 
 FAMILY = ("segmentation", "map", "quantity", "unit", "acquisition", "other")
 """Regions that share these are tested together: the false discovery rate is over them."""
@@ -43,7 +44,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     "n_left_out": {
         "Description": "Measurements not used: a covariate or the statistic is missing, or the formula gives no number"
     },
-    "estimate": {"Description": "Coefficient, in the unit of the map for each unit of the term"},
+    "estimate": {"Description": "Coefficient, in `unit` for each unit of the term"},
     "se": {"Description": "Standard error"},
     "ci_low": {"Description": "Lower end of the 95 % confidence interval"},
     "ci_high": {"Description": "Upper end of the 95 % confidence interval"},
@@ -113,6 +114,7 @@ def fit_models(rows: pd.DataFrame, formula: str, statistic: str, columns: tuple[
         found += [{**head, **line} for line in fit_region(part, full, statistic, used)]
     table = pd.DataFrame(found, columns=[*keys, *COLUMNS, "undefined"])
     _correct(table)
+    table["unit"] = [unit_of(statistic, str(unit)) for unit in table["unit"]]
     left_out = find_left_out(regions, used)
     notes = (*notes_on(left_out), *_undefined(table), *_failures(table))
     return Models(table.drop(columns="undefined"), full, notes, left_out)

@@ -12,10 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from qsmprep.cohort.tables import unit_of
 from qsmprep.core.iron import HALLGREN_SOURANDER
 
 MIN_N = 6
 """Fewer measurements than this give no line."""
+
+SPREADS = frozenset({"sd", "mad", "iqr"})
+"""Statistics in the unit of the map that say how far its values are apart, not where they lie."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,15 @@ class IronLine:
         return self.offset_ppm + self.slope_ppm_per_mg_kg * HALLGREN_SOURANDER[structure].mg_per_kg(age_years)
 
 
+def is_of_map(statistic: str) -> bool:
+    """Whether a statistic has the unit of the map; volumes, counts and coverage have not."""
+    return unit_of(statistic, "map") == "map"
+
+
 def fit_iron_line(rows: pd.DataFrame, statistic: str) -> IronLine | None:
-    """Fit the line to one map of a cohort; None where ages, nuclei or measurements are too few.
+    """Fit the line to one map of a cohort.
+
+    None where ages, nuclei or measurements are too few, or the statistic is no level of the map.
 
     Parameters
     ----------
@@ -54,7 +65,7 @@ def fit_iron_line(rows: pd.DataFrame, statistic: str) -> IronLine | None:
     statistic : str
         Statistic of the regions.
     """
-    if "age" not in rows or rows["age"].dtype.kind != "f":
+    if "age" not in rows or rows["age"].dtype.kind != "f" or not is_of_map(statistic) or statistic in SPREADS:
         return None
     used = rows[rows["structure"].isin(list(HALLGREN_SOURANDER)) & rows["age"].between(0, 110)]
     used = used[np.isfinite(used[statistic])]

@@ -92,9 +92,14 @@ def wide(cohort: Cohort, statistic: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     for label, unit in units.items():
         meaning[label] = {
             "Description": f"{statistic} of a region: map, segmentation, structure, hemisphere",
-            "Units": "voxels" if statistic.startswith("n_") else str(unit),
+            "Units": unit_of(statistic, str(unit)),
         }
     return table, meaning
+
+
+def unit_of(statistic: str, map_unit: str) -> str:
+    """Unit of a statistic of a map: that of the map, or its own, as of a volume."""
+    return str(dictionary(map_unit)[statistic]["Units"])
 
 
 def check_statistic(cohort: Cohort, statistic: str) -> None:

@@ -130,8 +130,8 @@ def plot_effects(effects: Sequence[Effect], title: str, out_file: str | Path) ->
     return write_png(encode_figure(figure), out_file)
 
 
-def plot_groups(panels: Sequence[Panel], unit: str, quantity: str, out_file: str | Path) -> Path:
-    """Every measurement by group, one panel a region, with medians and quartiles.
+def plot_groups(panels: Sequence[Panel], label: str, out_file: str | Path) -> Path:
+    """Every measurement by group, one panel a region, with medians and quartiles of those that are numbers.
 
     Raises
     ------
@@ -142,22 +142,26 @@ def plot_groups(panels: Sequence[Panel], unit: str, quantity: str, out_file: str
     """
     figure, axes = _grid_of(panels)
     for axis, panel in zip(axes, panels, strict=False):
+        counts: list[int] = []
         for place, points in enumerate(panel.points):
             colour = COLOURS[place % MAX_GROUPS]
-            spread = _spread(points.y)
-            axis.scatter(place + spread, points.y, s=9, color=colour, alpha=0.45, lw=0, rasterized=True)
-            low, middle, high = np.percentile(points.y, [25, 50, 75])
+            y = points.y[np.isfinite(points.y)]
+            counts.append(y.size)
+            if not y.size:
+                continue
+            axis.scatter(place + _spread(y), y, s=9, color=colour, alpha=0.45, lw=0, rasterized=True)
+            low, middle, high = np.percentile(y, [25, 50, 75])
             axis.plot([place - 0.28, place + 0.28], [middle, middle], color=DARK, lw=2)
             axis.plot([place, place], [low, high], color=DARK, lw=1.2)
-        names = [f"{points.group}\n(n={points.y.size})" for points in panel.points]
+        names = [f"{points.group}\n(n={n})" for points, n in zip(panel.points, counts, strict=True)]
         axis.set_xticks(range(len(names)), names)
         axis.set_xlim(-0.6, len(names) - 0.4)
         axis.set_title(panel.title, fontsize=11, color=DARK, loc="left")
-        axis.set_ylabel(f"{quantity} ({unit})", fontsize=9)
+        axis.set_ylabel(label, fontsize=9)
     return write_png(encode_figure(figure), out_file)
 
 
-def plot_age(panels: Sequence[Panel], unit: str, quantity: str, curve_name: str, out_file: str | Path) -> Path:
+def plot_age(panels: Sequence[Panel], label: str, curve_name: str, out_file: str | Path) -> Path:
     """Every measurement against age, one panel a structure, with the published curve behind.
 
     Raises
@@ -186,7 +190,7 @@ def plot_age(panels: Sequence[Panel], unit: str, quantity: str, curve_name: str,
             )
         axis.set_title(panel.title, fontsize=11, color=DARK, loc="left")
         axis.set_xlabel("age (years)", fontsize=9)
-        axis.set_ylabel(f"{quantity} ({unit})", fontsize=9)
+        axis.set_ylabel(label, fontsize=9)
         handles, names = axis.get_legend_handles_labels()
         shown = {**dict(zip(names, handles, strict=True)), **shown}
     figure.legend(

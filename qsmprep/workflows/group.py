@@ -140,7 +140,7 @@ def write_tables(result: GroupResult, out_dir: Path) -> None:
     region = {
         **{name: {"Description": text} for name, text in tables.IDENTITY_MEANING.items()},
         "quantity": {"Description": "What the map measures"},
-        "unit": {"Description": "Unit of the map"},
+        "unit": {"Description": "Unit of the statistic that is modelled"},
         "structure": {"Description": "Region without its side"},
         "hemisphere": {"Description": "L, R or B"},
         "name": {
@@ -158,14 +158,13 @@ def write_tables(result: GroupResult, out_dir: Path) -> None:
 def _participants(result: GroupResult) -> pd.DataFrame:
     cohort = result.cohort
     scans = cohort.rows.drop_duplicates(list(tables.SCAN)).groupby("participant_id", observed=True).size()
-    unmatched = set(cohort.unmatched)
     left_out = {one.participant: str(one) for one in result.models.left_out}
     return pd.DataFrame(
         [
             {
                 "participant_id": label,
                 "status": "present" if label in scans.index else "missing",
-                "in_participants_tsv": "no" if label in unmatched or not cohort.covariates else "yes",
+                "in_participants_tsv": "yes" if label in cohort.listed else "no",
                 "n_scans": int(scans.get(label, 0)),
                 "left_out": left_out.get(label),
             }

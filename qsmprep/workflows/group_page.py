@@ -11,9 +11,9 @@ import pandas as pd
 
 from qsmprep.bids.names import safe_label
 from qsmprep.cohort.models import FAMILY
-from qsmprep.cohort.normative import IronLine, fit_iron_line
+from qsmprep.cohort.normative import SPREADS, IronLine, fit_iron_line, is_of_map
 from qsmprep.cohort.regions import titles
-from qsmprep.cohort.tables import write_frame
+from qsmprep.cohort.tables import unit_of, write_frame
 from qsmprep.core.bibliography import cite
 from qsmprep.core.iron import HALLGREN_SOURANDER
 from qsmprep.reports import cohort_graphs as graphs
@@ -113,16 +113,26 @@ def _family(
     others = [family[k] for k in ("acquisition", "other") if family[k] != "n/a"]
     stem = "_".join([stem, *map(safe_label, others)])
     table = result.models.table
-    mine = table[np.logical_and.reduce([table[k].astype(str) == v for k, v in family.items()])]
+    unit = unit_of(result.statistic, family["unit"])
+    own = {**family, "unit": unit}
+    mine = table[np.logical_and.reduce([table[k].astype(str) == v for k, v in own.items()])]
     mine = mine.assign(region=titles(mine))
     regions = rows[(rows["kind"] == "region") & (rows["n_voxels"] > 0)]
     quantity = {"chi": "χ", "R2star": "R2*"}.get(family["quantity"], family["quantity"])
     plots = _effect_plots(mine, out_dir, stem)
-    plots += _group_plot(result, regions, out_dir, stem, family["unit"], quantity)
-    age_plot, line = _age_plot(result, regions, out_dir, stem, family, quantity)
+    label = f"{_measured(result.statistic, quantity)} ({unit})"
+    plots += _group_plot(result, regions, out_dir, stem, label)
+    age_plot, line = _age_plot(result, regions, out_dir, stem, family, label)
     plots += age_plot
     heading = f"{quantity} {family['map']}, {family['segmentation']}" + "".join(f", {word}" for word in others)
-    return Chapter(anchor, heading, (), (), _model_tables(mine, family["unit"]), tuple(plots)), line
+    return Chapter(anchor, heading, (), (), _model_tables(mine, unit), tuple(plots)), line
+
+
+def _measured(statistic: str, quantity: str) -> str:
+    """What the axis of a plot shows: the quantity for its levels, else what the statistic is."""
+    if not is_of_map(statistic):
+        return statistic
+    return f"{statistic} of {quantity}" if statistic in SPREADS else quantity
 
 
 def _model_tables(mine: pd.DataFrame, unit: str) -> tuple[Table, ...]:
@@ -167,15 +177,14 @@ def _shown(regions: pd.DataFrame) -> list[str]:
 
 
 def _groups(part: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    if "group" not in part or part["group"].dtype.kind == "f" or part["group"].nunique() > graphs.MAX_GROUPS:
+    if "group" not in part or not 0 < part["group"].nunique() <= graphs.MAX_GROUPS:
         return [("all", part)]
     return [(str(name), rows) for name, rows in part.groupby("group", observed=True) if len(rows)]
 
 
-def _group_plot(
-    result: GroupResult, regions: pd.DataFrame, out_dir: Path, stem: str, unit: str, quantity: str
-) -> list[Plot]:
+def _group_plot(result: GroupResult, regions: pd.DataFrame, out_dir: Path, stem: str, label: str) -> list[Plot]:
     """Every measurement by group."""
+    regions = regions[np.isfinite(regions[result.statistic])]
     panels = []
     for structure in _shown(regions):
         part = regions[regions["structure"] == structure]
@@ -188,7 +197,7 @@ def _group_plot(
     if not panels:
         return []
     file = f"{FIGURES}/{stem}_groups.png"
-    graphs.plot_groups(panels, unit, quantity, out_dir / file)
+    graphs.plot_groups(panels, label, out_dir / file)
     columns = [
         c for c in ("participant_id", "session", "group", "structure", "hemisphere", result.statistic) if c in regions
     ]
@@ -199,12 +208,12 @@ def _group_plot(
 
 
 def _age_plot(
-    result: GroupResult, regions: pd.DataFrame, out_dir: Path, stem: str, family: dict[str, str], quantity: str
+    result: GroupResult, regions: pd.DataFrame, out_dir: Path, stem: str, family: dict[str, str], label: str
 ) -> tuple[list[Plot], IronLine | None]:
     """Every measurement against age, with the published growth of iron behind."""
     if "age" not in regions or regions["age"].dtype.kind != "f" or regions["age"].nunique() < 3:
         return [], None
-    known = regions[np.isfinite(regions["age"])]
+    known = regions[np.isfinite(regions["age"]) & np.isfinite(regions[result.statistic])]
     line = fit_iron_line(known, result.statistic) if family["unit"] == "ppm" else None
     ages = np.linspace(max(known["age"].min() - 3, 0), known["age"].max() + 3, 100)
     panels = []
@@ -219,7 +228,7 @@ def _age_plot(
     if not panels:
         return [], None
     file = f"{FIGURES}/{stem}_age.png"
-    graphs.plot_age(panels, family["unit"], quantity, CURVE, out_dir / file)
+    graphs.plot_age(panels, label, CURVE, out_dir / file)
     columns = [c for c in ("participant_id", "session", "group", "age", "structure", "hemisphere") if c in known]
     numbers = known.loc[known["structure"].isin(_shown(known)), [*columns, result.statistic]].copy()
     if line:

@@ -45,3 +45,22 @@ def test_missing_as_bids_writes_it_needs_no_word(tmp_path):
     assert found.notes == ()
     assert list(found.rows["group"].cat.categories) == ["control", "patient"]
     assert found.rows["age"].isna().sum() == 16
+
+
+def test_who_stands_in_the_table_of_participants(tmp_path, capsys):
+    """A table that has labels only, one that names nobody of the outputs, and none."""
+    raw, out = write_cohort(tmp_path, 4)
+    (out / "sub-empty").mkdir()
+    path = raw / "participants.tsv"
+
+    def said() -> dict[str, str]:
+        call(capsys, raw, out)
+        return {row["participant_id"]: row["in_participants_tsv"] for row in table(out / "group_participants.tsv")}
+
+    path.write_text("participant_id\nsub-001\nsub-003\nsub-900\n")
+    expected = {"sub-001": "yes", "sub-002": "no", "sub-003": "yes", "sub-004": "no"}
+    assert said() == {**expected, "sub-900": "yes", "sub-empty": "no"}
+    path.write_text("participant_id\tage\nsub-900\t30\n")
+    assert said() == {**dict.fromkeys(expected, "no"), "sub-900": "yes", "sub-empty": "no"}
+    path.unlink()
+    assert said() == {**dict.fromkeys(expected, "no"), "sub-empty": "no"}
