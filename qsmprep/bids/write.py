@@ -113,6 +113,7 @@ def write_nifti(
     *,
     durable: bool = False,
     series: bool = False,
+    undefined: bool = False,
 ) -> Path:
     """Write a volume as NIfTI-1; the same input gives the same bytes.
 
@@ -131,6 +132,8 @@ def write_nifti(
         Wait until the bytes are on the disk.
     series : bool
         Whether the array may be (nx, ny, nz, n), a series of volumes.
+    undefined : bool
+        Whether NaN may stand for a value that is not defined.
 
     Returns
     -------
@@ -144,7 +147,7 @@ def write_nifti(
     CannotWriteError
         When the file system refuses.
     """
-    volume = _storable(np.asarray(array), path, (3, 4) if series else (3,))
+    volume = _storable(np.asarray(array), path, (3, 4) if series else (3,), undefined)
     image = nib.Nifti1Image(volume, None)
     image.header.set_data_dtype(volume.dtype)
     image.header.set_xyzt_units("mm", "sec")
@@ -186,17 +189,18 @@ def _as_json(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} {value!r}")
 
 
-def _storable(array: NDArray[Any], path: Path, axes: tuple[int, ...] = (3,)) -> NDArray[Any]:
+def _storable(array: NDArray[Any], path: Path, axes: tuple[int, ...], undefined: bool) -> NDArray[Any]:
     if array.ndim not in axes or array.size == 0:
         raise DataError(f"the array has shape {array.shape}", file=path, expected="a volume of three axes")
     if array.dtype.name in _DTYPES:
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            count = int(np.count_nonzero(~np.isfinite(array)))
+        if array.dtype.kind == "f" and (
+            count := np.count_nonzero(np.isinf(array) if undefined else ~np.isfinite(array))
+        ):
             raise DataError(
                 f"{count} voxels are NaN or infinite", file=path, expected="finite values (0 outside the mask)"
             )
         stored = array.astype(_DTYPES[array.dtype.name], copy=False)
-        if array.dtype == np.float64 and not np.isfinite(stored).all():
+        if array.dtype == np.float64 and np.isinf(stored).any():
             raise DataError("values exceed what float32 holds", file=path)
         return stored
     if array.dtype.kind not in "iu":

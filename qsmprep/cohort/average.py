@@ -19,7 +19,8 @@ class Average:
     Parameters
     ----------
     mean, sd : (nx, ny, nz) float32 array
-        In the unit of the maps; zero outside ``mask``. The deviation is that of a sample (n - 1).
+        In the unit of the maps; zero outside ``mask``. The deviation is that of a sample (n - 1), NaN in voxels of
+        the mask in which one map is defined.
     mask : (nx, ny, nz) bool array
         Where at least half of the maps are defined.
     count : (nx, ny, nz) int32 array
@@ -64,7 +65,7 @@ def average(volumes: Iterable[tuple[NDArray[np.floating], NDArray[np.bool_]]]) -
         squares[mask] += before * (values[mask] - mean[mask])
     if mean is None or squares is None or count is None:
         return None
-    sd = np.sqrt(squares / np.maximum(count - 1, 1))
+    sd = np.where(count > 1, np.sqrt(squares / np.maximum(count - 1, 1)), np.nan)
     mask = count >= max(1, MIN_SHARE * n_scans)
     kept = (np.where(mask, volume, 0).astype(np.float32) for volume in (mean, sd))
     return Average(*kept, mask, count, n_scans)

@@ -85,7 +85,7 @@ def collect_cohort(
     NoMatchError
         When a participant asked for has no table and stands in no list.
     DataError
-        When ``participants.tsv`` names somebody twice.
+        When ``participants.tsv`` names somebody twice, or a table of sessions a session.
     """
     wanted, chosen = set(participants), set(sessions)
     people, notes = read_people(bids_dir)
@@ -144,16 +144,21 @@ def read_people(bids_dir: Path) -> tuple[dict[str, dict[str, str]], tuple[str, .
     if rows and "participant_id" not in rows[0]:
         raise DataError("participants.tsv has no column participant_id", file=path)
     labels = ["sub-" + row.pop("participant_id").removeprefix("sub-") for row in rows]
+    _refuse_doubled(labels, path, "participant")
+    return dict(zip(labels, rows, strict=True)), ()
+
+
+def _refuse_doubled(labels: list[str], path: Path, what: str) -> None:
+    """Refuse a table that has several rows for one label."""
     doubled = sorted((label for label, n in Counter(labels).items() if n > 1), key=natural_key)
     if doubled:
         more = " and others" if len(doubled) > 5 else ""
         raise DataError(
-            f"participants.tsv names {', '.join(doubled[:5])}{more} more than once",
+            f"{path.name} names {', '.join(doubled[:5])}{more} more than once",
             file=path,
-            expected="one row for each participant",
+            expected=f"one row for each {what}",
             remedy="remove the rows that are wrong",
         )
-    return dict(zip(labels, rows, strict=True)), ()
 
 
 def folders(out_dir: Path) -> set[str]:
@@ -215,11 +220,11 @@ def _with_covariates(
 ) -> tuple[pd.DataFrame, tuple[str, ...], tuple[str, ...]]:
     """Add the columns of the participants' tables, and say which values there count as missing.
 
-    What a session says wins over what is said of the participant.
+    What a session says wins over what is said of the participant, where it says something.
     """
     keys = list(dict.fromkeys(zip(rows["participant_id"], rows["session"], strict=True)))
     sessions = {label: _read_sessions(bids_dir, label) for label in dict(keys)}
-    known = {key: {**people.get(key[0], {}), **sessions[key[0]].get(f"ses-{key[1]}", {})} for key in keys}
+    known = {key: _together(people.get(key[0], {}), sessions[key[0]].get(f"ses-{key[1]}", {})) for key in keys}
     names = list(dict.fromkeys(column for values in known.values() for column in values if column not in rows.columns))
     if not names:
         return rows, (), ()
@@ -232,12 +237,19 @@ def _with_covariates(
     return pd.concat([rows.reset_index(drop=True), added], axis=1), tuple(names), _odd_words(texts)
 
 
+def _together(person: dict[str, str], session: dict[str, str]) -> dict[str, str]:
+    """What is known at a session."""
+    return {**person, **{name: text for name, text in session.items() if name not in person or not _is_missing(text)}}
+
+
 def _read_sessions(bids_dir: Path, label: str) -> dict[str, dict[str, str]]:
     path = Path(bids_dir) / label / f"{label}_sessions.tsv"
     if not path.exists():
         return {}
     rows = [row for row in read_tsv(path) if "session_id" in row]
-    return {"ses-" + row.pop("session_id").removeprefix("ses-"): row for row in rows}
+    labels = ["ses-" + row.pop("session_id").removeprefix("ses-") for row in rows]
+    _refuse_doubled(labels, path, "session")
+    return dict(zip(labels, rows, strict=True))
 
 
 def _typed(name: str, texts: list[str]) -> Any:

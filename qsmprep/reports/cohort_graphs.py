@@ -92,12 +92,12 @@ def plot_spreads(panels: Sequence[Spread], out_file: str | Path) -> Path:
         for number, at in enumerate(np.flatnonzero(panel.flagged)[:MAX_NAMED]):
             place = (panel.values[at], side[at])
             offset = (0, 7 if number % 2 else -13)
-            axis.annotate(panel.names[at], place, offset, textcoords="offset points", fontsize=7.5, ha="center")
+            axis.annotate(_plain(panel.names[at]), place, offset, textcoords="offset points", fontsize=7.5, ha="center")
         axis.set_yticks([])
         axis.set_ylim(-0.5, 0.5)
         axis.margins(x=0.12)
-        axis.set_title(textwrap.fill(panel.title, 44), fontsize=9.5, color=DARK, loc="left")
-        axis.set_xlabel(panel.unit, fontsize=9)
+        axis.set_title(_plain(textwrap.fill(panel.title, 44)), fontsize=9.5, color=DARK, loc="left")
+        axis.set_xlabel(_plain(panel.unit), fontsize=9)
     return write_png(encode_figure(figure), out_file)
 
 
@@ -120,10 +120,10 @@ def plot_effects(effects: Sequence[Effect], title: str, out_file: str | Path) ->
         axes.plot([effect.low, effect.high], [row, row], color=colour, lw=1.8)
         axes.plot([effect.size], [row], marker="o" if effect.significant else "s", color=colour, ms=5.5)
     axes.axvline(0, color=DARK, lw=0.7)
-    axes.set_yticks(range(len(effects)), [effect.label for effect in effects])
+    axes.set_yticks(range(len(effects)), [_plain(effect.label) for effect in effects])
     axes.set_ylim(len(effects) - 0.4, -0.6)
     axes.set_xlabel("effect size with 95 % interval (residual standard deviations)")
-    axes.set_title(title, fontsize=12, color=DARK, loc="left")
+    axes.set_title(_plain(title), fontsize=12, color=DARK, loc="left")
     handles = [axes.plot([], [], marker=m, ls="-", color=c)[0] for m, c in (("o", COLOURS[1]), ("s", COLOURS[0]))]
     names = ["p < 0.05 after correction over regions", "not"]
     axes.legend(handles, names, frameon=False, fontsize=9, labelcolor=DARK, loc="best")
@@ -153,11 +153,11 @@ def plot_groups(panels: Sequence[Panel], label: str, out_file: str | Path) -> Pa
             low, middle, high = np.percentile(y, [25, 50, 75])
             axis.plot([place - 0.28, place + 0.28], [middle, middle], color=DARK, lw=2)
             axis.plot([place, place], [low, high], color=DARK, lw=1.2)
-        names = [f"{points.group}\n(n={n})" for points, n in zip(panel.points, counts, strict=True)]
+        names = [f"{_plain(points.group)}\n(n={n})" for points, n in zip(panel.points, counts, strict=True)]
         axis.set_xticks(range(len(names)), names)
         axis.set_xlim(-0.6, len(names) - 0.4)
-        axis.set_title(panel.title, fontsize=11, color=DARK, loc="left")
-        axis.set_ylabel(label, fontsize=9)
+        axis.set_title(_plain(panel.title), fontsize=11, color=DARK, loc="left")
+        axis.set_ylabel(_plain(label), fontsize=9)
     return write_png(encode_figure(figure), out_file)
 
 
@@ -185,18 +185,23 @@ def plot_age(panels: Sequence[Panel], label: str, curve_name: str, out_file: str
                 color=COLOURS[place % MAX_GROUPS],
                 alpha=0.6,
                 lw=0,
-                label=points.group,
+                label=_plain(points.group),
                 zorder=2,
             )
-        axis.set_title(panel.title, fontsize=11, color=DARK, loc="left")
+        axis.set_title(_plain(panel.title), fontsize=11, color=DARK, loc="left")
         axis.set_xlabel("age (years)", fontsize=9)
-        axis.set_ylabel(label, fontsize=9)
+        axis.set_ylabel(_plain(label), fontsize=9)
         handles, names = axis.get_legend_handles_labels()
         shown = {**dict(zip(names, handles, strict=True)), **shown}
     figure.legend(
         list(shown.values()), list(shown), frameon=False, fontsize=9, labelcolor=DARK, ncols=3, loc="outside lower left"
     )
     return write_png(encode_figure(figure), out_file)
+
+
+def _plain(text: str) -> str:
+    """A text that matplotlib draws as it is written: no dollar begins a formula."""
+    return text.replace("$", r"\$")
 
 
 def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -22,7 +22,7 @@ from qsmprep.interfaces import base
 from qsmprep.reports.cohort_page import Chapter, Plot
 from qsmprep.reports.template import plot_average
 
-SD_TEXT = "Standard deviation over scans (n - 1)"
+SD_TEXT = "Standard deviation over scans (n - 1), NaN where one scan has a value"
 N_TEXT = "Number of scans in which susceptibility is defined"
 
 
@@ -73,7 +73,8 @@ def template_chapter(families: list[Family], out_dir: Path) -> tuple[Chapter | N
         stem = f"group_space-{NAME}_{family.name}"
         affine = nib.load(next(path for path, _ in family.maps if path not in unread)).affine
         for stat, volume, text in _parts(result, family):
-            path = write_nifti(volume, affine, None, out_dir / f"{stem}_stat-{stat}_Chimap.nii.gz")
+            path = out_dir / f"{stem}_stat-{stat}_Chimap.nii.gz"
+            write_nifti(volume, affine, None, path, undefined=stat == "sd")
             unit = "ppm" if stat != "n" else "1"
             sources = [f"bids::{file.relative_to(out_dir).as_posix()}" for file, _ in family.maps if file not in unread]
             write_json({"Description": text, "Units": unit, "Sources": sources}, sidecar_path(path))

@@ -254,3 +254,15 @@ def test_output_that_cannot_be_written(tmp_path, read_only):
     (tmp_path / "file").write_text("")
     with pytest.raises(CannotWriteError, match="is a file"):
         check_output_dir(raw, tmp_path / "file" / "out")
+
+
+def test_nan_only_where_it_is_meant(tmp_path):
+    volume = np.zeros((3, 4, 5), np.float32)
+    volume[1] = np.nan
+    with pytest.raises(DataError, match="20 voxels are NaN"):
+        write_nifti(volume, AFFINE, None, tmp_path / "a.nii.gz")
+    path = write_nifti(volume, AFFINE, None, tmp_path / "a.nii.gz", undefined=True)
+    np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), volume)
+    volume[0, 0, 0] = np.inf
+    with pytest.raises(DataError, match="1 voxels are"):
+        write_nifti(volume, AFFINE, None, tmp_path / "b.nii.gz", undefined=True)

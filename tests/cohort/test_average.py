@@ -27,6 +27,7 @@ def test_average_is_that_of_numpy():
     found = average(iter(volumes))
     stack = np.stack([np.where(mask, values, np.nan) for values, mask in volumes])
     there = np.isfinite(stack).sum(axis=0) >= 4
+    assert not np.isnan(found.sd).any()
     assert found.n_scans == 7
     np.testing.assert_array_equal(found.mask, there)
     np.testing.assert_array_equal(found.count, np.isfinite(stack).sum(axis=0))
@@ -39,8 +40,17 @@ def test_one_map_and_none():
     ((values, mask),) = maps(1)
     found = average([(values, mask)])
     np.testing.assert_array_equal(found.mean, np.where(mask, values, 0))
-    assert not found.sd.any()
+    assert np.isnan(found.sd[mask]).all() and not found.sd[~mask].any()
     assert average([]) is None
+
+
+def test_a_voxel_of_one_map_has_no_spread():
+    mask = np.array([[[True, True]], [[True, False]]])
+    other = np.array([[[True, False]], [[True, False]]])
+    found = average([(np.ones((2, 1, 2)), mask), (np.full((2, 1, 2), 3.0), other)])
+    np.testing.assert_array_equal(found.count, [[[2, 1]], [[2, 0]]])
+    np.testing.assert_allclose(found.sd, [[[np.sqrt(2), np.nan]], [[np.sqrt(2), 0]]], rtol=1e-6)
+    np.testing.assert_array_equal(found.mean, [[[2, 1]], [[2, 0]]])
 
 
 def write_maps(out: Path, n: int, desc: str = "tv") -> list[tuple[np.ndarray, np.ndarray]]:
@@ -78,6 +88,18 @@ def test_group_level(tmp_path, capsys, with_regions):
     page = Reader(html)
     assert page.open == [] and "template" in page.ids
     assert broken.name in html and "the mask of this map is absent" in html
+
+
+def test_one_scan_has_a_mean_and_no_deviation(tmp_path, capsys):
+    raw, out = write_cohort(tmp_path, 6)
+    ((values, mask),) = write_maps(out, 1)
+    call(capsys, raw, out)
+    stem = f"group_space-{NAME}_desc-tv_stat"
+    mean, sd = (np.asarray(nib.load(out / f"{stem}-{stat}_Chimap.nii.gz").dataobj) for stat in ("mean", "sd"))
+    np.testing.assert_allclose(mean, np.where(mask, values, 0), rtol=1e-6)
+    np.testing.assert_array_equal(np.isnan(sd), mask)
+    assert "NaN where one scan" in json.loads((out / f"{stem}-sd_Chimap.json").read_text())["Description"]
+    assert (out / f"figures/group_space-{NAME}_desc-tv.png").exists()
 
 
 def test_only_the_participants_asked_for(tmp_path, capsys):

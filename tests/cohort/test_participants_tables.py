@@ -64,3 +64,32 @@ def test_who_stands_in_the_table_of_participants(tmp_path, capsys):
     assert said() == {**dict.fromkeys(expected, "no"), "sub-900": "yes", "sub-empty": "no"}
     path.unlink()
     assert said() == {**dict.fromkeys(expected, "no"), "sub-empty": "no"}
+
+
+def test_a_session_without_a_value_keeps_that_of_the_participant(tmp_path):
+    raw, out = write_cohort(tmp_path, 4, sessions=2)
+    (raw / "sub-002").mkdir()
+    table_of_sessions = raw / "sub-002/sub-002_sessions.tsv"
+    table_of_sessions.write_text("session_id\tage\tdose\nses-1\tn/a\tn/a\nses-2\t99\t3\n")
+    rows = collect_cohort(out, raw).rows
+    mine = rows[rows["participant_id"] == "sub-002"].drop_duplicates("session").set_index("session")
+    assert list(mine["age"]) == [people(4)[1].age, 99]
+    assert list(mine["dose"].isna()) == [True, False]
+
+
+def test_a_session_that_stands_there_twice(tmp_path, capsys):
+    raw, out = write_cohort(tmp_path, 4, sessions=2)
+    (raw / "sub-002").mkdir()
+    (raw / "sub-002/sub-002_sessions.tsv").write_text("session_id\tage\nses-1\t30\n1\t40\nses-2\t50\n")
+    said = call(capsys, raw, out, code=65)
+    assert "sub-002_sessions.tsv names ses-1 more than once" in said and "one row for each session" in said
+
+
+def test_names_with_dollars_are_drawn_as_they_are(tmp_path, capsys):
+    """As groups in the plots, and as terms in the titles of the effects."""
+    raw, out = write_cohort(tmp_path, 12)
+    change_people(raw, "group", {p.label: r"$\bad$" if p.group == "patient" else "!" for p in people(12)})
+    call(capsys, raw, out)
+    assert r"group[T.$\bad$]" in {row["term"] for row in table(out / "group_models.tsv")}
+    assert r"group: $\bad$</th>" in (out / "group.html").read_text()
+    assert len(list((out / "figures").glob("*_effect-*.png"))) == 3
