@@ -14,6 +14,7 @@ from typing import Any
 from qsmprep.bids.acquisition import Acquisition
 from qsmprep.bids.names import derivative_path
 from qsmprep.bids.preflight import Preflight, Verdict
+from qsmprep.bids.segmentations import Segmentation
 from qsmprep.core.grid import Grid
 from qsmprep.core.methods import METHODS
 from qsmprep.errors import NoMatchError, QSMPrepError
@@ -27,8 +28,8 @@ from qsmprep.workflows.acquisition import makes_swi, methods_text, workflow_name
 from qsmprep.workflows.base import WORKFLOW_NAME
 from qsmprep.workflows.boilerplate import render
 from qsmprep.workflows.engine import Outcome, StepState, why
-from qsmprep.workflows.regions import regions_text
-from qsmprep.workflows.template import template_text
+from qsmprep.workflows.regions import needs_coregistration, regions_text
+from qsmprep.workflows.template import can_reach_template, template_text
 
 REPORTED_VERSIONS = ("nipype", "torch", "numpy", "scipy", "nibabel", "scikit-image", "numba")
 
@@ -211,7 +212,7 @@ def make_record(
     """Put everything the page says of an acquisition together."""
     text, references = render(
         methods_text(acquisition, settings)
-        + regions_text(verdict.segmentations, settings)
+        + regions_text(acquisition, verdict.segmentations, settings)
         + template_text(acquisition, settings)
     )
     return rec.AcquisitionRecord(
@@ -228,7 +229,7 @@ def make_record(
         settings=settings.to_dict(),
         versions=versions(),
         metadata=derived(grid) | dict(acquisition.metadata) | used(acquisition),
-        processing=tuple(processing(acquisition, settings, bool(verdict.segmentations))),
+        processing=tuple(processing(acquisition, settings, verdict.segmentations)),
         resources=tuple(gathered.uses),
         errors=tuple(gathered.entries),
     )
@@ -285,22 +286,43 @@ def used(acquisition: Acquisition) -> dict[str, Any]:
     return {"EchoTime": list(acquisition.te_s), "MagneticFieldStrength": acquisition.b0_t}
 
 
-def processing(acquisition: Acquisition, settings: Settings, regions: bool = False) -> list[rec.ProcessingStep]:
-    """Every method with its resolved parameters."""
-    skipped = {"mask", "quality"} if acquisition.given_mask is not None else set()
-    if not regions:
-        skipped.add("roi")
-    if len(acquisition.echoes) < 2:
-        skipped |= {"offset", "combine"}
-    if not acquisition.has_decay:
-        skipped.add("relaxometry")
-    if not makes_swi(acquisition, settings):
-        skipped.add("swi")
-    return [
+def processing(
+    acquisition: Acquisition, settings: Settings, segmentations: tuple[Segmentation, ...] = ()
+) -> list[rec.ProcessingStep]:
+    """Every method that ran, with its resolved parameters, and where the brain mask came from if none was needed."""
+    left_out = _not_run(acquisition, settings, segmentations)
+    steps = [
         rec.ProcessingStep(step, METHODS.get(step, name).title, dataclasses.asdict(settings.params(step, name)))
         for step, name in settings.chosen()
-        if step not in skipped
+        if step not in left_out
     ]
+    if acquisition.given_mask is not None:
+        steps.insert(0, rec.ProcessingStep("mask", f"supplied with the data: {acquisition.given_mask.name}"))
+    if any(segmentation.method == "first" for segmentation in segmentations):
+        steps.append(rec.ProcessingStep("segmentation", "FSL FIRST"))
+    return steps
+
+
+def _not_run(acquisition: Acquisition, settings: Settings, segmentations: tuple[Segmentation, ...]) -> set[str]:
+    """Steps with a chosen method that this acquisition does without."""
+    made = {segmentation.method for segmentation in segmentations}
+    in_template = settings.template_maps and can_reach_template(acquisition)
+    moved = any(needs_coregistration(segmentation, acquisition) for segmentation in segmentations)
+    seen = "atlas" in made and settings.sees_t1w and settings.params("sighting", "t1wunetr").share > 0
+    ran = {
+        "mask": acquisition.given_mask is None,
+        "quality": acquisition.given_mask is None,
+        "offset": len(acquisition.echoes) > 1,
+        "combine": len(acquisition.echoes) > 1,
+        "relaxometry": acquisition.has_decay,
+        "swi": makes_swi(acquisition, settings),
+        "coregistration": moved or (in_template and acquisition.t1w is not None),
+        "segmentation": in_template or "atlas" in made,
+        "nuclei": "unetr" in made,
+        "sighting": seen,
+        "roi": bool(segmentations),
+    }
+    return {step for step, did in ran.items() if not did}
 
 
 def versions() -> dict[str, str]:

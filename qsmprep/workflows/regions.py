@@ -77,7 +77,7 @@ def _choose(
     return (Segmentation("atlas", t1w or acquisition.files[0], str(table), t1w is None, "atlas"),), notes
 
 
-def regions_text(segmentations: tuple[Segmentation, ...], settings: Settings) -> str:
+def regions_text(acquisition: Acquisition, segmentations: tuple[Segmentation, ...], settings: Settings) -> str:
     """What was done with the regions, in a sentence or two; empty where there are none."""
     if not segmentations:
         return ""
@@ -109,7 +109,7 @@ def regions_text(segmentations: tuple[Segmentation, ...], settings: Settings) ->
             said.append(
                 "Labels of red nucleus, substantia nigra and subthalamic nucleus are those of CIT168 [@pauli2018]"
             )
-    if any(needs_coregistration(segmentation) for segmentation in segmentations):
+    if any(needs_coregistration(segmentation, acquisition) for segmentation in segmentations):
         method = METHODS.get("coregistration", settings.coregistration)
         cited = "; ".join(f"@{key}" for key in method.citations)
         said.append(f"{method.describe(settings.params('coregistration', settings.coregistration))} [{cited}]")
@@ -118,9 +118,9 @@ def regions_text(segmentations: tuple[Segmentation, ...], settings: Settings) ->
     return ". ".join(said) + ".\n"
 
 
-def needs_coregistration(segmentation: Segmentation) -> bool:
-    """Whether the labels are in the space of the T1w image."""
-    return not segmentation.on_grid
+def needs_coregistration(segmentation: Segmentation, acquisition: Acquisition) -> bool:
+    """Whether the labels are in the space of a T1w image, to which the gradient echo is registered then."""
+    return not segmentation.on_grid and acquisition.t1w is not None
 
 
 def add_regions(
@@ -134,7 +134,7 @@ def add_regions(
     Nodes: ``labels_<name>``, ``roi_<name>_<map>``, and those that publish. The first segmentation that knows the
     region of ``--reference csf`` or ``whitematter`` also gives that.
     """
-    workflow.__desc__ += regions_text(segmentations, settings)
+    workflow.__desc__ += regions_text(acquisition, segmentations, settings)
     referee = _referee(segmentations, settings.reference)
     for segmentation in segmentations:
         source = add_source(workflow, segmentation, acquisition, settings)

@@ -15,6 +15,8 @@ from nipype.pipeline import engine as pe
 
 from qsmprep.bids.acquisition import Acquisition, Echo
 from qsmprep.bids.collect import SUFFIXES
+from qsmprep.bids.segmentations import Segmentation
+from qsmprep.bids.tables import FREESURFER_WORD
 from qsmprep.core.dipole import forward_field
 from qsmprep.core.grid import Grid
 from qsmprep.core.methods import METHODS
@@ -24,10 +26,13 @@ from qsmprep.interfaces import base
 from qsmprep.interfaces.inversion import Invert, TakeRemainder
 from qsmprep.interfaces.masks import fsl_bet
 from qsmprep.interfaces.phase import Conform
+from qsmprep.reports.checklist import build_checklist
+from qsmprep.reports.record import AcquisitionRecord
 from qsmprep.settings import Settings
 from qsmprep.workflows.acquisition import init_acquisition_wf
 from qsmprep.workflows.outputs import add_outputs, products
 from qsmprep.workflows.pages import crash_files, processing, used
+from qsmprep.workflows.regions import regions_text
 from qsmprep.workflows.stages import add_stage_reports
 
 STAND_IN = f"""#!{sys.executable}
@@ -248,6 +253,67 @@ def test_swi_goes_with_the_level_unless_it_is_said(tmp_path, words, expected):
     suffixes = {product.suffix for product in products(acquisition, settings)}
     assert ({"swi", "minIP"} <= suffixes) == expected
     assert any(step.step == "swi" for step in processing(acquisition, settings)) == expected
+
+
+def _ran(acquisition, settings, *segmentations):
+    """The steps of the checklist, and what its line about the mask says."""
+    made = processing(acquisition, settings, segmentations)
+    record = AcquisitionRecord("sub-01", "01", processing=tuple(made))
+    rows = {row.name: row.value for table in build_checklist(record) for row in table.rows}
+    return {step.step for step in made}, rows["Mask"], rows["Further processing"]
+
+
+REGIONAL = {"coregistration", "segmentation", "nuclei", "sighting", "roi"}
+"""Steps that only some segmentations need."""
+
+
+@pytest.mark.parametrize(
+    ("words", "method", "on_grid", "with_t1w", "expected"),
+    [
+        ({}, None, True, True, set()),
+        ({}, "given", True, True, {"roi"}),
+        ({}, "given", False, True, {"coregistration", "roi"}),
+        ({}, "given", False, False, {"roi"}),
+        ({"segmentation": "unetr"}, "unetr", True, True, {"nuclei", "roi"}),
+        ({"segmentation": "unetr"}, None, True, True, set()),
+        ({"segmentation": "atlas"}, "atlas", False, True, {"coregistration", "segmentation", "sighting", "roi"}),
+        ({"segmentation": "atlas"}, "atlas", True, False, {"segmentation", "sighting", "roi"}),
+        (
+            {"segmentation": "atlas", "parameters": {"t1wunetr": {"share": 0.0}}},
+            "atlas",
+            True,
+            False,
+            {"segmentation", "roi"},
+        ),
+        ({"segmentation": "first"}, "first", False, True, {"coregistration", "segmentation", "roi"}),
+        ({"template_maps": True}, None, True, True, {"coregistration", "segmentation"}),
+        ({"template_maps": True}, None, True, False, {"segmentation"}),
+        ({"template_maps": True, "segmentation": "unetr"}, "unetr", True, False, {"segmentation", "nuclei", "roi"}),
+    ],
+)
+def test_the_checklist_lists_the_steps_of_segmentations_that_ran(tmp_path, words, method, on_grid, with_t1w, expected):
+    """And no other; the methods text speaks of a coregistration for the same segmentations."""
+    acquisition = _acquisition(tmp_path, "MEGRE", (0.004, 0.01))
+    acquisition = dataclasses.replace(acquisition, t1w=tmp_path / "t1w.nii" if with_t1w else None)
+    settings = Settings(tmp_path, tmp_path / "out", "participant", tmp_path / "work", **words)
+    found = () if method is None else (Segmentation("x", tmp_path / "dseg.nii", FREESURFER_WORD, on_grid, method),)
+    steps, mask, further = _ran(acquisition, settings, *found)
+    assert steps & REGIONAL == expected
+    assert ("FSL FIRST" in further) == (method == "first")
+    assert "supplied" not in mask
+    if found and not settings.template_maps:
+        text = regions_text(acquisition, found, settings)
+        title = METHODS.get("coregistration", settings.coregistration)
+        told = title.describe(settings.params("coregistration", settings.coregistration))
+        assert (told in text) == ("coregistration" in expected)
+
+
+def test_the_checklist_says_which_mask_was_supplied(tmp_path):
+    given = tmp_path / "sub-01_desc-brain_mask.nii.gz"
+    acquisition = dataclasses.replace(_acquisition(tmp_path, "MEGRE", (0.004, 0.01)), given_mask=given)
+    settings = Settings(tmp_path, tmp_path / "out", "participant", tmp_path / "work")
+    steps, mask, _ = _ran(acquisition, settings)
+    assert mask == f"supplied with the data: {given.name}" and "quality" not in steps
 
 
 def test_no_swi_without_a_magnitude(tmp_path):
