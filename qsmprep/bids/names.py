@@ -149,6 +149,11 @@ def report_path(out_dir: Path, subject: str) -> Path:
     return Path(out_dir) / f"sub-{subject}.html"
 
 
+def refused_path(out_dir: Path, key: str) -> Path:
+    """The record of an acquisition that was refused: no output, so it lies among the logs."""
+    return Path(out_dir) / "logs" / "refused" / f"{key}.json"
+
+
 def safe_label(text: str) -> str:
     """A text as the value of an entity: letters and digits only.
 

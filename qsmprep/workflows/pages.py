@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qsmprep.bids.acquisition import Acquisition
+from qsmprep.bids.entities import natural_key
 from qsmprep.bids.names import derivative_path
 from qsmprep.bids.preflight import Preflight, Verdict
 from qsmprep.bids.segmentations import Segmentation
@@ -22,6 +23,7 @@ from qsmprep.interfaces.usage import read_peak_mb
 from qsmprep.reports import record as rec
 from qsmprep.reports.checklist import write_checklist
 from qsmprep.reports.page import write_subject_page
+from qsmprep.reports.refused import keep_refused, read_refused, refused_subjects
 from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
 from qsmprep.workflows.acquisition import makes_swi, methods_text, workflow_name
@@ -53,6 +55,21 @@ class Result:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Fresh:
+    """What this run makes of one verdict: its record, failures of steps, warnings."""
+
+    verdict: Verdict
+    record: rec.AcquisitionRecord
+    failures: tuple[Failure, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether there are images, but none that can be processed; the lack of images is nothing to keep."""
+        return self.verdict.acquisition is None and bool(self.verdict.parts)
+
+
 @dataclass
 class Gathered:
     """What the nodes of one acquisition left."""
@@ -71,7 +88,8 @@ def write_pages(
 ) -> list[Result]:
     """Write the record of every acquisition and the page of every subject.
 
-    A page that cannot be written is a failure of its subject, and of no other.
+    A page shows all that is known of its subject, also from earlier runs. One that cannot be written is a failure of
+    its subject, and of no other.
 
     Parameters
     ----------
@@ -86,46 +104,63 @@ def write_pages(
     log_dir : Path
         Where crash files are.
     """
-    records: dict[str, list[rec.AcquisitionRecord]] = defaultdict(list)
-    failures: dict[str, list[Failure]] = {}
-    warnings: dict[str, tuple[str, ...]] = {}
+    fresh: dict[str, list[Fresh]] = defaultdict(list)
     for verdict in found.verdicts:
         if verdict.acquisition is None:
-            records[verdict.subject].append(_refused(verdict))
+            fresh[verdict.subject].append(Fresh(verdict, _refused(verdict)))
             continue
         gathered = gather(workflow_name(verdict.acquisition), outcome, settings.out_dir, log_dir)
         record = make_record(verdict, verdict.acquisition, grids[verdict.key], settings, gathered)
-        failures[verdict.key] = gathered.failures
-        warnings[verdict.key] = tuple(note.message for note in gathered.notes)
-        path = derivative_path(settings.out_dir, verdict.acquisition, "metrics", ".json", desc="qc")
-        rec.write_record(record, path)
+        rec.write_record(record, derivative_path(settings.out_dir, verdict.acquisition, "metrics", ".json", desc="qc"))
         for extension in (".tsv", ".md"):
             write_checklist(record, derivative_path(settings.out_dir, verdict.acquisition, "checklist", extension))
-        records[verdict.subject].append(record)
+        warnings = tuple(note.message for note in gathered.notes)
+        fresh[verdict.subject].append(Fresh(verdict, record, tuple(gathered.failures), warnings))
     results = []
-    for subject, subject_records in records.items():
-        page, trouble = _page(settings.out_dir, subject, subject_records)
-        for record in subject_records:
-            errors = (*failures.get(record.key, ()), *trouble)
-            results.append(Result(record.key, errors, page, warnings.get(record.key, ())))
+    for subject, made in fresh.items():
+        page, trouble = _page(settings, subject, made)
+        results += [Result(one.record.key, (*one.failures, *trouble), page, one.warnings) for one in made]
     return results
 
 
-def _page(out_dir: Path, subject: str, records: list[rec.AcquisitionRecord]) -> tuple[Path | None, tuple[Failure, ...]]:
+def _page(settings: Settings, subject: str, made: list[Fresh]) -> tuple[Path | None, tuple[Failure, ...]]:
+    """Write the page of a subject; where what earlier runs left cannot be read, it says so and shows this run's."""
+    refused = [one.record for one in made if one.is_refused]
+    processed = [one.record.key for one in made if one.verdict.acquisition is not None]
+    whole = not (settings.sessions or settings.acquisitions or settings.bids_filters)
     try:
-        return write_subject_page(out_dir, subject, records), ()
+        keep_refused(settings.out_dir, subject, refused, processed, whole=whole)
+        records, errors = known_records(settings.out_dir, subject), ()
     except QSMPrepError as error:
-        return None, (Failure("report", str(error), error.exit_code),)
+        records, errors = [one.record for one in made], (error,)
+    entries = [rec.ErrorEntry("report", error.what, error.remedy or "") for error in errors]
+    try:
+        shown = records or [one.record for one in made]
+        page = write_subject_page(settings.out_dir, subject, shown, entries)
+    except QSMPrepError as error:
+        page, errors = None, (error,)
+    return page, tuple(Failure("report", str(error), error.exit_code) for error in errors)
+
+
+def known_records(out_dir: Path, subject: str) -> list[rec.AcquisitionRecord]:
+    """What was processed and what was refused of a subject, by all runs so far, in the order of the names.
+
+    Raises
+    ------
+    QSMPrepError
+        When a record cannot be read.
+    """
+    found = [*rec.read_records(out_dir, subject), *read_refused(out_dir, subject)]
+    return sorted(found, key=lambda record: natural_key(record.key))
 
 
 def rewrite_pages(settings: Settings) -> int:
     """Write the pages again from the records and figures in the output folder (``--reports-only``)."""
-    subjects = settings.participants or tuple(
-        sorted(p.name.removeprefix("sub-") for p in settings.out_dir.glob("sub-*") if p.is_dir())
-    )
+    written = {path.name.removeprefix("sub-") for path in settings.out_dir.glob("sub-*") if path.is_dir()}
+    subjects = settings.participants or tuple(sorted(written | refused_subjects(settings.out_dir)))
     count = 0
     for subject in subjects:
-        records = rec.read_records(settings.out_dir, subject)
+        records = known_records(settings.out_dir, subject)
         if records:
             print(f"Report: {write_subject_page(settings.out_dir, subject, records)}")
             count += 1
@@ -236,7 +271,7 @@ def make_record(
 
 
 def _refused(verdict: Verdict) -> rec.AcquisitionRecord:
-    """The record of what could not be processed at all; it is on the page, not among the outputs."""
+    """The record of what could not be processed at all; it is on the page and among the logs, not among the outputs."""
     entries = tuple(
         rec.ErrorEntry(
             "preflight",
