@@ -191,7 +191,7 @@ def _chi_part(
         )
         nodes[f"invert_{name}"] = invert
         source, output = field_source(settings, name)
-        masked = nodes["qsmmask" if source == "fieldmap" else "background"]
+        masked = nodes[mask_node(name)]
         reference = _node(Reference(**_chosen(settings, "reference", settings.reference)), f"reference_{name}")
         workflow.connect(
             [
@@ -214,6 +214,17 @@ def field_source(settings: Settings, name: str) -> tuple[str, str]:
     if takes == "total":
         return "fieldmap", "field_hz"
     return (takes == "local" and settings.remainder_from) or "background", "local_hz"
+
+
+def mask_node(name: str) -> str:
+    """The node with the mask in which the maps of that inversion are defined: what background removal leaves of the
+    mask, or all of it for a map made from the total field."""
+    return "qsmmask" if METHODS.get("inversion", name).takes == "total" else "background"
+
+
+def common_mask_node(settings: Settings) -> str:
+    """The node with the mask in which the maps of all inversions are defined."""
+    return "background" if any(mask_node(name) == "background" for name in settings.inversions) else "qsmmask"
 
 
 def _remainder_node(

@@ -21,7 +21,7 @@ from qsmprep.core.methods import METHODS
 from qsmprep.interfaces.publish import Publish, image
 from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
-from qsmprep.workflows.acquisition import field_source, makes_swi
+from qsmprep.workflows.acquisition import common_mask_node, field_source, makes_swi, mask_node
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,7 @@ def products(acquisition: Acquisition, settings: Settings) -> Iterator[Product]:
         "mask",
         says={"mask_type": "Brain", **({} if acquisition.given_mask else _method("mask", settings.mask, settings))},
     )
-    qsm_mask = (
-        "Where susceptibility is defined: the brain less unreliable phase and less what background removal erodes"
-    )
-    yield Product("background", "mask", "mask", qsm_mask, {"desc": "qsm"}, (), "mask", says={"mask_type": "ROI"})
+    yield from _defined(settings)
     yield Product(
         "fieldmap", "field_hz", "fieldmap", "Total field offset", {"desc": "total"}, ("conform", "artefacts", "unwrap"),
         says={**stripped, **combine}, minimal=False,
@@ -96,6 +93,23 @@ def products(acquisition: Acquisition, settings: Settings) -> Iterator[Product]:
         left = (source,) if source == settings.remainder_from else ()
         infos = ("conform", "artefacts", *left, f"invert_{name}", f"reference_{name}")
         yield Product(f"reference_{name}", "chi_ppm", "Chimap", text, {"desc": name}, infos, says=says)
+
+
+def _defined(settings: Settings) -> Iterator[Product]:
+    """Where all maps are defined, and where those of them are that are defined in more."""
+    text = {
+        "background": "the brain less unreliable phase and less what background removal erodes",
+        "qsmmask": "the brain less unreliable phase; maps from the total field lose nothing to background removal",
+    }
+    common, several = common_mask_node(settings), len(settings.inversions) > 1
+    wider = [name for name in settings.inversions if mask_node(name) != common]
+    what = "Where susceptibility is defined" + (" in all maps" if several else "")
+    more = f"; of {', '.join(wider)} in more, see desc-<map>qsm" if wider else ""
+    roi: dict[str, Any] = {"mask_type": "ROI"}
+    yield Product(common, "mask", "mask", f"{what}: {text[common]}{more}", {"desc": "qsm"}, (), "mask", says=roi)
+    for name in wider:
+        what = f"Where susceptibility ({METHODS.get('inversion', name).title}) is defined: {text[mask_node(name)]}"
+        yield Product(mask_node(name), "mask", "mask", what, {"desc": f"{name}qsm"}, (), "mask", says=roi)
 
 
 def _unwrapped(acquisition: Acquisition, settings: Settings, stripped: dict[str, Any]) -> Iterator[Product]:

@@ -23,7 +23,7 @@ from qsmprep.errors import MissingFileError
 from qsmprep.interfaces.regions import LabelsToMap, MeasureRegions, PublishRegions
 from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
-from qsmprep.workflows.acquisition import model_of
+from qsmprep.workflows.acquisition import mask_node, model_of
 from qsmprep.workflows.outputs import dataset_links
 from qsmprep.workflows.segment import Source, add_source, atlas_files, check_segmentation
 from qsmprep.workflows.stages import stage_node
@@ -140,16 +140,16 @@ def add_regions(
         source = add_source(workflow, segmentation, acquisition, settings)
         labels = _labels_node(workflow, segmentation, source)
         _publish_labels(workflow, labels, segmentation, acquisition, settings)
-        maps = [(name, f"reference_{name}", "chi_ppm", "background", "chi", "ppm") for name in settings.inversions]
+        maps = [(name, f"reference_{name}", "chi_ppm", mask_node(name), "chi", "ppm") for name in settings.inversions]
         if acquisition.has_decay:
             maps.append(("R2star", "r2star", "r2star_hz", "brain", "R2star", "1/s"))
-        for desc, node, output, mask_node, quantity, unit in maps:
+        for desc, node, output, masked, quantity, unit in maps:
             measure = _measure_node(segmentation, desc, quantity, unit, acquisition, settings)
             source.feed(workflow, measure)
             if quantity == "chi" and (settings.reference not in REFERENCE_STRUCTURES or segmentation is referee):
                 measure.inputs.reference = settings.reference
             workflow.connect(workflow.get_node(node), output, measure, "in_file")
-            workflow.connect(workflow.get_node(mask_node), "mask", measure, "mask")
+            workflow.connect(workflow.get_node(masked), "mask", measure, "mask")
             workflow.connect([(labels, measure, [("labels", "labels"), ("table", "table")])])
             publish = pe.Node(
                 PublishRegions(out_file=str(_table_path(acquisition, settings, segmentation.name, desc))),
@@ -194,7 +194,7 @@ def _report(
     workflow.connect(merge, "out", node, "tables")
     workflow.connect([(labels, node, [("labels", "labels")])])
     workflow.connect(workflow.get_node(f"reference_{name}"), "chi_ppm", node, "chi_ppm")
-    workflow.connect(workflow.get_node("background"), "mask", node, "mask")
+    workflow.connect(workflow.get_node(mask_node(name)), "mask", node, "mask")
     registered = source.registrations
     if registered:
         facts = pe.Node(Merge(len(registered)), name=f"report_facts_{segmentation.name}", run_without_submitting=True)

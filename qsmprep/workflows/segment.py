@@ -17,7 +17,6 @@ from qsmprep.bids.headers import read_header
 from qsmprep.bids.names import derivative_path
 from qsmprep.bids.segmentations import Segmentation
 from qsmprep.bids.tables import read_label_table
-from qsmprep.core.methods import METHODS
 from qsmprep.core.template import NAME
 from qsmprep.errors import UsageError
 from qsmprep.interfaces.publish import PublishFile
@@ -25,7 +24,7 @@ from qsmprep.interfaces.refinement import RefineLabels
 from qsmprep.interfaces.regions import SegmentNuclei
 from qsmprep.interfaces.registration import AtlasLabels, BrainOf, Coregister, First
 from qsmprep.settings import Settings
-from qsmprep.workflows.acquisition import SEGMENTER_GB, computed, model_of
+from qsmprep.workflows.acquisition import SEGMENTER_GB, computed, mask_node, model_of
 
 
 @dataclass(frozen=True)
@@ -143,9 +142,8 @@ def _nuclei(workflow: LiterateWorkflow, settings: Settings) -> pe.Node:
         n_procs=settings.omp_nthreads,
     )
     node.interface.inputs.num_threads = settings.omp_nthreads
-    masked = "qsmmask" if METHODS.get("inversion", name).takes == "total" else "background"
     workflow.connect(workflow.get_node(f"invert_{name}"), "chi_ppm", node, "chi_ppm")
-    workflow.connect(workflow.get_node(masked), "mask", node, "mask")
+    workflow.connect(workflow.get_node(mask_node(name)), "mask", node, "mask")
     return node
 
 
@@ -216,9 +214,8 @@ def _atlas(workflow: LiterateWorkflow, acquisition: Acquisition, settings: Setti
     workflow.connect([(node, refined, [("labels", "labels"), ("warp", "warp"), ("linear", "linear")])])
     _give_head(workflow, refined, acquisition, settings)
     name = settings.inversions[0]
-    masked = "qsmmask" if METHODS.get("inversion", name).takes == "total" else "background"
     workflow.connect(workflow.get_node(f"invert_{name}"), "chi_ppm", refined, "chi_ppm")
-    workflow.connect(workflow.get_node(masked), "mask", refined, "chi_mask")
+    workflow.connect(workflow.get_node(mask_node(name)), "mask", refined, "chi_mask")
     if matrix is not None:
         workflow.connect(matrix, "matrix", refined, "matrix")
     return Source((refined, "labels"), (node, "table"), matrix, (node, refined))

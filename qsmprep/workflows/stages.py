@@ -24,6 +24,7 @@ from qsmprep.core.units import hz_per_ppm
 from qsmprep.interfaces import base
 from qsmprep.interfaces.masks import combined
 from qsmprep.settings import Settings
+from qsmprep.workflows.acquisition import common_mask_node, mask_node
 
 
 class StageInputSpec(base.StepInputSpec):
@@ -40,6 +41,7 @@ class StageInputSpec(base.StepInputSpec):
     magnitude = File(exists=True)
     brain = File(exists=True)
     mask = File(exists=True)
+    field_mask = File(exists=True, desc="where the local field is known")
     wrapped = File(exists=True)
     unwrapped = File(exists=True)
     noise_hz = File(exists=True)
@@ -203,10 +205,11 @@ def stage_chi(inputs: Any, board: Board) -> None:
     measured = local / np.float32(hz_per_ppm(inputs.b0_t))
     title = METHODS.get("inversion", inputs.label).title
     figures.plot_chi(chi, image.affine, mask, board.figure("chi", title), title)
-    consistency = qc.data_consistency(chi, measured, mask, grid)
+    both = mask & base.load_mask(inputs.field_mask)
+    consistency = qc.data_consistency(chi, measured, both, grid)
     path = board.figure("consistency", title, "consistency")
-    graphs.plot_consistency(consistency.predicted_ppm, measured, mask, path, name=title)
-    check = check_kernel(measured, chi, mask, grid)
+    graphs.plot_consistency(consistency.predicted_ppm, measured, both, path, name=title)
+    check = check_kernel(measured, chi, both, grid)
     graphs.plot_kernel(check, board.figure("kernel", title, "kernel"), name=title)
     board.metric("chi_sd_ppm", qc.chi_sd_ppm(chi, mask), title)
     board.metric("chi_cnr", qc.contrast_to_noise(chi, mask), title)
@@ -282,7 +285,6 @@ WIRES: dict[str, tuple[tuple[str, str, str], ...]] = {
     "magnitude": (
         ("conform", "magnitude", "magnitude"),
         ("brain", "mask", "brain"),
-        ("background", "mask", "mask"),
     ),
     "phase": (("unwrap", "phase", "wrapped"), ("unwrap", "unwrapped", "unwrapped"), ("qsmmask", "mask", "mask")),
     "residual": (("fieldmap", "noise_hz", "noise_hz"), ("fieldmap", "residual", "residual"), ("brain", "mask", "mask")),
@@ -318,11 +320,13 @@ def add_stage_reports(workflow: LiterateWorkflow, acquisition: Acquisition, sett
         workflow.connect(reference, "chi_ppm", merge, f"in{number}")
         source, output = explained(name)
         workflow.connect(workflow.get_node(source), output, node, "local_hz")
-        workflow.connect(workflow.get_node("background"), "mask", node, "mask")
+        workflow.connect(workflow.get_node(mask_node(name)), "mask", node, "mask")
+        workflow.connect(workflow.get_node("background"), "mask", node, "field_mask")
     compare = stage_node("compare", "compare", acquisition, settings)
     compare.inputs.names = list(settings.inversions)
     workflow.connect(merge, "out", compare, "chi_list")
-    workflow.connect(workflow.get_node("background"), "mask", compare, "mask")
+    for node in (compare, workflow.get_node("report_magnitude")):
+        workflow.connect(workflow.get_node(common_mask_node(settings)), "mask", node, "mask")
 
 
 def cleaned_field(settings: Settings) -> str | None:

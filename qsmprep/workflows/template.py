@@ -16,6 +16,7 @@ from qsmprep.interfaces.publish import Publish, image
 from qsmprep.interfaces.template import ToTemplate
 from qsmprep.settings import Settings
 from qsmprep.version import qsmprep_version
+from qsmprep.workflows.acquisition import mask_node
 from qsmprep.workflows.outputs import dataset_links, feed
 from qsmprep.workflows.segment import atlas_files, template_nodes
 from qsmprep.workflows.stages import stage_node
@@ -48,11 +49,10 @@ def add_template_maps(workflow: LiterateWorkflow, acquisition: Acquisition, sett
     atlas, matrix = template_nodes(workflow, acquisition, settings)
     for name in settings.inversions:
         node = pe.Node(ToTemplate(), name=f"template_{name}", mem_gb=2.0)
-        masked = "qsmmask" if METHODS.get("inversion", name).takes == "total" else "background"
         workflow.connect(
             [
                 (workflow.get_node(f"reference_{name}"), node, [("chi_ppm", "chi_ppm")]),
-                (workflow.get_node(masked), node, [("mask", "mask")]),
+                (workflow.get_node(mask_node(name)), node, [("mask", "mask")]),
                 (atlas, node, [("linear", "linear"), ("inverse_warp", "inverse_warp")]),
             ]
         )

@@ -32,7 +32,7 @@ from qsmprep.settings import Settings
 from qsmprep.workflows.acquisition import init_acquisition_wf
 from qsmprep.workflows.outputs import add_outputs, products
 from qsmprep.workflows.pages import crash_files, processing, used
-from qsmprep.workflows.regions import regions_text
+from qsmprep.workflows.regions import add_regions, regions_text
 from qsmprep.workflows.stages import add_stage_reports
 
 STAND_IN = f"""#!{sys.executable}
@@ -222,6 +222,37 @@ def test_single_step_methods_take_the_total_field(tmp_path):
     plain = Settings(tmp_path, tmp_path / "out", "participant", tmp_path / "work", inversions=("medi",))
     graph = init_acquisition_wf(acquisition, plain)
     assert "r2star_hz" not in sources("invert_medi")
+
+
+@pytest.mark.parametrize(
+    ("inversions", "common", "wider"),
+    [(("tgv",), "qsmmask", ()), (("tgv", "tkd"), "background", ("tgv",)), (("tkd", "tv"), "background", ())],
+)
+def test_every_map_is_judged_over_the_mask_in_which_it_is_defined(tmp_path, inversions, common, wider):
+    """Regions, figures and metrics too; what compares maps takes the mask that they share, which is desc-qsm."""
+    acquisition = _acquisition(tmp_path, "MEGRE", (0.004, 0.01))
+    settings = Settings(tmp_path, tmp_path / "out", "participant", tmp_path / "work", inversions=inversions)
+    graph = init_acquisition_wf(acquisition, settings)
+    add_outputs(graph, acquisition, Grid((10, 10, 10), (1, 1, 1)), settings)
+    add_stage_reports(graph, acquisition, settings)
+    segmentation = Segmentation("x", acquisition.files[0], FREESURFER_WORD, True)
+    add_regions(graph, acquisition, settings, (segmentation,))
+    for name in inversions:
+        own = "qsmmask" if name == "tgv" else "background"
+        for node in (f"reference_{name}", f"roi_x_{name}", f"report_chi{name}"):
+            assert _sources(graph, node)["mask"] == own, node
+        assert _sources(graph, f"report_chi{name}")["field_mask"] == "background", "the local field is known there"
+    first = "qsmmask" if inversions[0] == "tgv" else "background"
+    assert _sources(graph, "report_roix")["mask"] == first
+    assert _sources(graph, "report_compare")["mask"] == _sources(graph, "report_magnitude")["mask"] == common
+    assert _sources(graph, "report_field")["mask"] == "background"
+    made = {p.entities["desc"]: p for p in products(acquisition, settings) if p.suffix == "mask"}
+    assert set(made) == {"brain", "qsm", *(f"{name}qsm" for name in wider)}
+    assert made["qsm"].node == common
+    assert ("erodes" in made["qsm"].description) == (common == "background")
+    for name in wider:
+        assert made[f"{name}qsm"].node == "qsmmask" and "TGV" in made[f"{name}qsm"].description
+        assert f"of {name} in more" in made["qsm"].description
 
 
 def test_no_relaxation_without_a_magnitude(tmp_path):
