@@ -17,6 +17,7 @@ from qsmprep.bids.entities import BidsName, natural_key, parse_name
 from qsmprep.bids.headers import Header, check_size, read_header, same_grid
 from qsmprep.bids.names import safe_label
 from qsmprep.bids.tables import FREESURFER_WORD, read_label_table
+from qsmprep.core.structures import FIRST, FREESURFER
 from qsmprep.errors import DataError, QSMPrepError
 
 FREESURFER_FILES = (
@@ -28,6 +29,14 @@ FREESURFER_FILES = (
 
 FREESURFER_NAMES = ("aseg", "aparcaseg", "synthseg", "fastsurfer", "freesurfer", "aparc")
 """BIDS names of segmentations whose codes are FreeSurfer's where no label table says otherwise."""
+
+_SEEN = ("caudate", "putamen", "pallidum", "thalamus")
+
+MADE: dict[str, tuple[int, ...]] = {
+    "first": tuple(sorted(FIRST)),
+    "unetr": tuple(code for code, region in sorted(FREESURFER.items()) if region.structure in _SEEN),
+}
+"""FreeSurfer's codes of all regions that a method segments, whether it finds them or not."""
 
 OWN_SPACES = (None, "T1w", "orig", "individual")
 """Values of ``space`` that mean the participant's own anatomy."""

@@ -22,6 +22,9 @@ NOT_AVAILABLE = "n/a"
 FREESURFER_WORD = "freesurfer"
 """What stands for FreeSurfer's codes where a label table is asked for."""
 
+UNPAIRED = frozenset({"vessel", "wm hypointensities"})
+"""FreeSurfer's lateral structures of which a healthy head may have one side alone."""
+
 KEY_COLUMNS: dict[str, str] = {
     "quantity": "What the map measures",
     "index": "Value of the region in the segmentation; n/a where the row is no label",
@@ -121,7 +124,9 @@ def read_label_table(path: Path) -> dict[int, Region]:
     return regions
 
 
-def find_regions(labels_file: Path, table: Path | str | None, present: Iterable[int]) -> tuple[dict[int, Region], str]:
+def find_regions(
+    labels_file: Path, table: Path | str | None, present: Iterable[int], always: Iterable[int] = ()
+) -> tuple[dict[int, Region], str]:
     """What the labels of a segmentation mean.
 
     Parameters
@@ -131,7 +136,10 @@ def find_regions(labels_file: Path, table: Path | str | None, present: Iterable[
     table : Path or str, optional
         A label table, or the word ``freesurfer`` for its codes (aseg, FastSurfer, SynthSeg).
     present : iterable of int
-        Labels in the image. Those that no table names are called ``label <index>``, so that nothing is dropped.
+        Labels in the image. Those that no table names are called ``label <index>``, so that nothing is dropped. With
+        FreeSurfer's codes a structure of which one side is there has both: a lost nucleus is a region without a voxel.
+    always : iterable of int
+        FreeSurfer's codes of all regions that the maker of the segmentation knows, present or not.
 
     Returns
     -------
@@ -141,7 +149,8 @@ def find_regions(labels_file: Path, table: Path | str | None, present: Iterable[
     present = sorted({int(index) for index in present} - {0})
     beside = sidecar_path(labels_file).with_suffix(".tsv") if str(labels_file).endswith((".nii", ".nii.gz")) else None
     if table is not None and str(table).lower() == FREESURFER_WORD and not Path(table).exists():
-        regions, source = {i: FREESURFER[i] for i in present if i in FREESURFER}, "FreeSurfer's codes"
+        codes = sorted({*present, *_partners(present), *always} & set(FREESURFER))
+        regions, source = {code: FREESURFER[code] for code in codes}, "FreeSurfer's codes"
     elif table is not None:
         regions, source = read_label_table(Path(table)), str(table)
     elif beside is not None and beside.exists():
@@ -152,6 +161,13 @@ def find_regions(labels_file: Path, table: Path | str | None, present: Iterable[
         index: Region(index, f"label {index}", f"label {index}", "B") for index in present if index not in regions
     }
     return {**regions, **unknown}, source
+
+
+def _partners(codes: Iterable[int]) -> set[int]:
+    """FreeSurfer's codes of the same structures on the other side."""
+    sided = {code: region.structure for code, region in FREESURFER.items() if region.hemisphere != "B"}
+    there = {sided[code] for code in codes if code in sided} - UNPAIRED
+    return {code for code, structure in sided.items() if structure in there}
 
 
 def write_label_table(regions: Iterable[Region], path: Path) -> Path:

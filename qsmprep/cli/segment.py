@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from qsmprep.bids.names import sidecar_path
+from qsmprep.bids.segmentations import MADE
 from qsmprep.bids.tables import write_label_table
 from qsmprep.cli.single import (
     check_writable,
@@ -36,7 +37,8 @@ def segment(args: argparse.Namespace) -> str:
     (turned, inside), turned_grid, back = base.as_ras([chi, mask.data], mask.image)
     with base.about(args.chi), out_of_memory_told():
         found = method.load()(turned, inside, turned_grid, args.params, device=args.device)
-    volumes = {int(code): float(mm3) for code, mm3 in found.info["volumes_mm3"].items()}
+    volumes = dict.fromkeys(MADE[args.method], 0.0)
+    volumes |= {int(code): float(mm3) for code, mm3 in found.info["volumes_mm3"].items()}
     regions = [FREESURFER[code] for code in sorted(volumes)]
     sidecar = {
         "Description": "Deep grey nuclei, codes of FreeSurfer",

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from qsmprep.bids.fsl import find_fsl
+from qsmprep.bids.segmentations import MADE
 from qsmprep.bids.tables import read_label_table, write_label_table
 from qsmprep.bids.write import write_nifti
 from qsmprep.cli.segment import table_path
@@ -57,7 +58,8 @@ def segment(args: argparse.Namespace) -> str:
             shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder, ignore_errors=True)
-    regions = [table[int(code)] for code in np.unique(labels) if int(code) in table]
+    known = {*(int(code) for code in np.unique(labels)), *MADE.get(args.method, ())}
+    regions = [region for code, region in sorted(table.items()) if code in known]
     sizes = {region.name: float((labels == region.index).sum()) * grid.voxel_volume_mm3 for region in regions}
     sidecar = {
         "Description": "Deep grey nuclei on the grid of the T1w image",

@@ -83,6 +83,9 @@ class LabelsToMapInputSpec(base.StepInputSpec):
 
     segmentation = File(exists=True, mandatory=True)
     table = traits.Str(mandatory=True, desc="label table, or `freesurfer`")
+    always = traits.List(
+        traits.Int(), usedefault=True, desc="FreeSurfer's codes that get a row whether they are present or not"
+    )
     like = File(exists=True, mandatory=True)
     matrix = File(exists=True, desc="from scanner space of the maps to that of the segmentation, 4 x 4 as text")
 
@@ -115,7 +118,8 @@ class LabelsToMap(base.Step):
                 expected="a segmentation of the same head, in the scanner space of the T1w image",
                 remedy="check that it belongs to this participant, or leave it out",
             )
-        regions, source = find_regions(Path(self.inputs.segmentation), self.inputs.table, np.unique(labels))
+        named = (Path(self.inputs.segmentation), self.inputs.table, np.unique(labels), self.inputs.always)
+        regions, source = find_regions(*named)
         moved = affine if matrix is None else np.linalg.inv(matrix) @ affine
         inside = share_inside(labels, moved, shape, like.affine)
         swapped = swapped_pairs(on_map, like.affine, regions.values())

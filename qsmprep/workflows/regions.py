@@ -14,7 +14,7 @@ from qsmprep.bids.acquisition import Acquisition
 from qsmprep.bids.headers import Header, read_header
 from qsmprep.bids.names import derivative_path
 from qsmprep.bids.preflight import Preflight
-from qsmprep.bids.segmentations import Segmentation, find_segmentations
+from qsmprep.bids.segmentations import MADE, Segmentation, find_segmentations
 from qsmprep.bids.sidecars import Sidecar, bids_uri, bids_uris, sidecar_json
 from qsmprep.bids.tables import FREESURFER_WORD, read_label_table
 from qsmprep.core.methods import METHODS
@@ -209,6 +209,7 @@ def _table_path(acquisition: Acquisition, settings: Settings, name: str, desc: s
 
 def _labels_node(workflow: LiterateWorkflow, segmentation: Segmentation, source: Source) -> pe.Node:
     labels = pe.Node(LabelsToMap(), name=f"labels_{segmentation.name}", mem_gb=1.0)
+    labels.inputs.always = list(MADE.get(segmentation.method, ()))
     source.feed(workflow, labels)
     source.feed_table(workflow, labels)
     workflow.connect(workflow.get_node("conform"), "magnitude", labels, "like")

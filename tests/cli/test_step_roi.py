@@ -53,6 +53,29 @@ def table(path: Path) -> dict[str, dict[str, str]]:
         return {row["name"]: row for row in csv.DictReader(stream, delimiter="\t")}
 
 
+@pytest.mark.parametrize(
+    ("codes", "lost"),
+    [
+        ((10, 11, 12, 13, 49, 50, 51), ["Right-Pallidum"]),
+        ((4, 43, 53), ["Left-Hippocampus"]),
+        ((30, 14, 16, 77, 78), []),
+        ((12, 51, 999), []),
+    ],
+    ids=["a nucleus", "an older code", "one side of a vessel is enough", "all there"],
+)
+def test_a_structure_lost_on_one_side_keeps_its_row(files, capsys, codes, lost):
+    labels = np.zeros((20, 18, 16), np.uint16)
+    labels[2 : 2 + len(codes), 5:12, 4:10] = np.array(codes)[:, None, None]
+    save(files / "dseg.nii.gz", labels)
+    said = call(capsys, files, "--labels", "freesurfer")
+    assert ("1 of them without a voxel" in said) == bool(lost)
+    rows = table(files / "out.tsv")
+    assert [name for name, row in rows.items() if row["n_voxels"] == "0"] == lost
+    assert len(rows) == len(codes) + len(lost) + 1
+    numbers = [int(row["index"]) for row in rows.values() if row["index"] != "n/a"]
+    assert numbers == sorted(numbers)
+
+
 def test_table_and_dictionary(files, capsys):
     said = call(capsys, files, "--labels", "freesurfer", "--mask", files / "mask.nii.gz")
     assert "2 regions" in said

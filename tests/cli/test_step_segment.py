@@ -194,3 +194,4 @@ def test_first_on_a_t1w_image(tmp_path, monkeypatch, capsys):
     assert "Left-Putamen" in capsys.readouterr().out
     assert json.loads((tmp_path / "dseg.json").read_text())["EstimationAlgorithm"] == "FSL FIRST"
     assert (np.asarray(nib.load(out).dataobj) == 12).sum() == 1000
+    assert len(read_label_table(tmp_path / "dseg.tsv")) == 15, "what it did not find is listed too"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import stat
 import subprocess
@@ -16,12 +17,18 @@ from scans import AFFINE, SHAPE, head, write_cohort
 
 from qsmprep.bids.fsl import find_fsl
 from qsmprep.bids.preflight import preflight
+from qsmprep.bids.segmentations import Segmentation
+from qsmprep.bids.tables import FREESURFER_WORD, read_label_table
 from qsmprep.cli.parser import parse_settings
 from qsmprep.core.grid import Grid
 from qsmprep.core.registration import Rigid
+from qsmprep.core.structures import FIRST
 from qsmprep.core.template import NAME
 from qsmprep.errors import DataError, MissingFileError, UsageError
+from qsmprep.interfaces.regions import LabelsToMap
 from qsmprep.interfaces.registration import AtlasLabels, BrainOf, First, judge_rigid, template_brain
+from qsmprep.networks.segmentation import CODES
+from qsmprep.workflows.acquisition import workflow_name
 from qsmprep.workflows.base import init_qsmprep_wf
 from qsmprep.workflows.regions import plan_segmentations
 from qsmprep.workflows.segment import check_segmentation
@@ -92,6 +99,26 @@ def test_first_runs_the_command_and_takes_its_labels(fsl, tmp_path):
     assert set(np.unique(labels.dataobj)) == {0, 12, 51}
     np.testing.assert_allclose(labels.affine, AFFINE, atol=1e-5)
     assert json.loads(Path(result.info).read_text())["program"] == str(fsl)
+
+
+@pytest.mark.parametrize("method", ["first", "unetr"])
+def test_what_a_method_did_not_find_has_a_row(tmp_path, method):
+    """Both sides of a structure may be lost: the list of what it segments is fixed."""
+    known = {"first": set(FIRST), "unetr": set(CODES) - {0}}[method]
+    raw = write_cohort(tmp_path)
+    t1w(raw / "sub-01/anat/sub-01_T1w.nii.gz")
+    labels = np.zeros(SHAPE, np.int16)
+    labels[10:14, 10:14, 10:14] = 12
+    nib.Nifti1Image(labels, AFFINE).to_filename(tmp_path / "seg.nii.gz")
+    chosen = dataclasses.replace(settings(tmp_path, "--inversion", "tkd"), segmentation=method)
+    (verdict,) = preflight(raw).verdicts
+    segmentation = Segmentation(method, tmp_path / "seg.nii.gz", FREESURFER_WORD, method == "unetr", method)
+    unit = (verdict.acquisition, Grid(SHAPE, (4.0, 4.0, 4.0)))
+    workflow = init_qsmprep_wf([unit], chosen, {verdict.key: (segmentation,)})
+    node = workflow.get_node(f"{workflow_name(verdict.acquisition)}.labels_{method}")
+    step = LabelsToMap(table=FREESURFER_WORD, always=node.inputs.always)
+    step.inputs.segmentation = step.inputs.like = str(tmp_path / "seg.nii.gz")
+    assert set(read_label_table(Path(step.run(cwd=str(tmp_path)).outputs.table))) == known
 
 
 def test_first_that_fails_names_its_image(fsl, tmp_path):
