@@ -39,6 +39,7 @@ class StageInputSpec(base.StepInputSpec):
     names = traits.List(traits.Str())
     chi_list = traits.List(File(exists=True))
     magnitude = File(exists=True)
+    measured = traits.Bool(True, usedefault=True, desc="whether the magnitude was measured, else it is uniform")
     brain = File(exists=True)
     mask = File(exists=True)
     field_mask = File(exists=True, desc="where the local field is known")
@@ -115,7 +116,7 @@ class Board:
 
 
 def stage_magnitude(inputs: Any, board: Board) -> None:
-    """Magnitude with the outlines of both masks."""
+    """Magnitude with the outlines of both masks; nothing is read from one that was not measured."""
     from qsmprep.reports import faults, figures, qc
 
     magnitude, image = base.load_echoes(inputs.magnitude)
@@ -123,6 +124,8 @@ def stage_magnitude(inputs: Any, board: Board) -> None:
     figures.plot_magnitude(combined(magnitude), image.affine, brain, valid, board.figure("magnitude"))
     board.metric("mask_volume_ml", qc.mask_volume_ml(brain, grid))
     board.metric("excluded_fraction", qc.excluded_fraction(brain, valid))
+    if not inputs.measured:
+        return
     board.metric("snr", qc.snr(magnitude[0], brain))
     board.metric("mask_dark_fraction", faults.dark_fraction(magnitude[0], brain))
     board.known("mask_open_fraction", faults.open_fraction(magnitude[0], brain, grid))
@@ -350,5 +353,6 @@ def stage_node(stage: str, tag: str, acquisition: Acquisition, settings: Setting
         out_dir=str(settings.out_dir),
         te_s=list(acquisition.te_s),
         b0_t=acquisition.b0_t,
+        measured=acquisition.has_magnitude,
     )
     return pe.Node(interface, name=f"report_{tag}", mem_gb=0.5)

@@ -33,7 +33,7 @@ from qsmprep.workflows.acquisition import init_acquisition_wf
 from qsmprep.workflows.outputs import add_outputs, products
 from qsmprep.workflows.pages import crash_files, processing, used
 from qsmprep.workflows.regions import add_regions, regions_text
-from qsmprep.workflows.stages import add_stage_reports
+from qsmprep.workflows.stages import add_stage_reports, stage_node
 
 STAND_IN = f"""#!{sys.executable}
 # Stands in for FSL's bet in the tests only: masks what is brighter than half of the maximum.
@@ -345,6 +345,27 @@ def test_the_checklist_says_which_mask_was_supplied(tmp_path):
     settings = Settings(tmp_path, tmp_path / "out", "participant", tmp_path / "work")
     steps, mask, _ = _ran(acquisition, settings)
     assert mask == f"supplied with the data: {given.name}" and "quality" not in steps
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_an_invented_magnitude_is_not_judged(tmp_path, measured):
+    acquisition = _acquisition(tmp_path, "MEGRE", (0.004, 0.01))
+    if not measured:
+        echoes = tuple(dataclasses.replace(echo, magnitude=None) for echo in acquisition.echoes)
+        acquisition = dataclasses.replace(acquisition, echoes=echoes)
+    settings = Settings(tmp_path, tmp_path / "out", "participant", tmp_path / "work")
+    node = stage_node("magnitude", "magnitude", acquisition, settings)
+    (tmp_path / "out/sub-01/figures").mkdir(parents=True)
+    inside = np.zeros((24, 24, 24), bool)
+    inside[5:19, 5:19, 5:19] = True
+    node.inputs.magnitude = _write(tmp_path, "magnitude", np.ones((*inside.shape, 2)))
+    node.inputs.brain = node.inputs.mask = _write(tmp_path, "brain", inside)
+    fragment = node.interface.run(cwd=str(tmp_path)).outputs.fragment
+    content = json.loads(Path(fragment).read_text())
+    keys = {metric["key"] for metric in content["metrics"]}
+    assert len(content["figures"]) == 1 and {"mask_volume_ml", "excluded_fraction"} <= keys
+    judged = {"snr", "mask_dark_fraction"}
+    assert keys >= judged if measured else not keys & {*judged, "mask_open_fraction", "ghosting"}
 
 
 def test_no_swi_without_a_magnitude(tmp_path):
