@@ -204,7 +204,7 @@ def collect(bids_dir: Path, selection: Selection, derivatives: Iterable[Path] = 
     candidates = _wanted(_grouped(images), selection)
     t1w = list(_in_place(find(layout, selection.query("t1w")), root)[0].values())
     masks, others = _masks(derivatives, participants, selection)
-    phased = {image.path for c in _grouped(images) if c.has_phase for image in c.images}
+    phased = _with_phase(names) | {image.path for c in _grouped(images) if c.has_phase for image in c.images}
     finished = tuple(
         replace(
             c,
@@ -328,6 +328,13 @@ def _grouped(images: Iterable[Image]) -> list[Candidate]:
         rest = tuple(pair for pair in entities if pair[0] not in ("sub", "ses"))
         candidates.append(Candidate(given["sub"], given.get("ses"), rest, suffix, tuple(members)))
     return sorted(candidates, key=lambda c: (natural_key(c.key), SUFFIXES.index(c.suffix)))
+
+
+def _with_phase(names: Mapping[Path, BidsName]) -> set[Path]:
+    """Images of gradient-echo acquisitions with phase by their names, of those that were not selected too."""
+    groups = {path: (name.without("echo", "part"), name.suffix) for path, name in names.items()}
+    phased = {groups[path] for path, name in names.items() if name.get("part") in ("phase", "real", "imag")}
+    return {path for path, group in groups.items() if group in phased}
 
 
 def _wanted(candidates: list[Candidate], selection: Selection) -> list[Candidate]:

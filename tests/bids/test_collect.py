@@ -269,6 +269,23 @@ def test_gre_is_never_the_anatomical_image(tmp_path):
     assert acquisition.t1w == mprage
 
 
+@pytest.mark.parametrize(
+    "selection",
+    [
+        Selection(acquisitions=("gre1",)),
+        Selection(filters={name: {"acquisition": "gre1"} for name in ("qsm_mag", "qsm_phase")}),
+    ],
+    ids=["by label", "by filter"],
+)
+@pytest.mark.parametrize("anatomical", [True, False])
+def test_gre_that_is_not_selected_is_no_anatomical_image(tmp_path, selection, anatomical):
+    raw = make_dataset(tmp_path, suffix="T1w", te_s=(0.004,), echo_entity=False, entities="acq-gre1", t1w=anatomical)
+    make_dataset(tmp_path, suffix="T1w", te_s=(0.004,), echo_entity=False, entities="acq-gre2", t1w=False)
+    (acquisition,) = acquisitions(raw, selection)
+    assert acquisition.key == "sub-01_acq-gre1"
+    assert (acquisition.t1w and acquisition.t1w.name) == ("sub-01_T1w.nii.gz" if anatomical else None)
+
+
 def test_t1w_without_phase_is_no_candidate(tmp_path):
     raw = make_dataset(tmp_path)
     make_dataset(tmp_path, suffix="T1w", parts=("mag",), te_s=(0.003,), echo_entity=False, entities="acq-b", t1w=False)
