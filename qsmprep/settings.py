@@ -204,12 +204,22 @@ def usable_cpus() -> int:
     return max(1, min(cpus, int(allotted)) if allotted.isdigit() else cpus)
 
 
+def _slurm(name: str) -> int:
+    """A number from SLURM's environment; 0 where it says nothing."""
+    text = os.environ.get(f"SLURM_{name}", "")
+    return int(text) if text.isdigit() else 0
+
+
+def _slurm_cpus() -> int:
+    """CPUs of the job on this node, each of which has its share of memory."""
+    return _slurm("CPUS_ON_NODE") or _slurm("CPUS_PER_TASK") or usable_cpus()
+
+
 def usable_memory_gb() -> float:
     """Memory that this process may use, in GB: SLURM's and the cgroup's limit, else 90 % of what is available."""
-    limits = []
-    slurm = os.environ.get("SLURM_MEM_PER_NODE", "")
-    if slurm.isdigit() and int(slurm) > 0:
-        limits.append(int(slurm) / 1e3)
+    limits = [
+        amount for amount in (_slurm("MEM_PER_NODE") / 1e3, _slurm_cpus() * _slurm("MEM_PER_CPU") / 1e3) if amount
+    ]
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             text = Path(path).read_text().strip()

@@ -227,7 +227,8 @@ def make_job(options: argparse.Namespace, rest: Sequence[str], settings: Setting
 
     sbatch = check_sbatch([word for text in options.sbatch for word in shlex.split(text)])
     solved = settings.inversions + ((SEPARATING,) if settings.remainder_from == "remainder" else ())
-    estimate = needs(scans_of(found).values(), solved, options.nprocs, segment=settings.segmentation == "atlas")
+    registers = settings.template_maps or settings.segmentation in ("atlas", "first")  # FIRST's remedy is the atlas
+    estimate = needs(scans_of(found).values(), solved, options.nprocs, segment=registers)
     memory_mb: int | None = estimate.memory_mb
     if options.mem is not None:
         memory_mb = round(1000 * parse_memory_gb(options.mem))

@@ -72,6 +72,19 @@ def test_it_writes_what_qsmprep_would_understand(call, raw, tmp_path):
     assert "phase" in said and "Nothing is submitted" in said
 
 
+def test_every_registration_of_the_template_has_its_time(call, tmp_path):
+    """Also that for maps in its space alone."""
+
+    def limit(name: str, *words: str) -> str:
+        call("--job-dir", name, *words)
+        (script,) = (tmp_path / name).glob("*/array-1.sh")
+        return re.search(r"--time=(\S+)", script.read_text()).group(1)
+
+    registered = limit("atlas", "--segmentation", "atlas")
+    assert registered != limit("none", "--segmentation", "none")
+    assert limit("maps", "--template-maps") == limit("both", "--template-maps", "--segmentation", "atlas") == registered
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [

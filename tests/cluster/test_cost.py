@@ -7,6 +7,7 @@ import pytest
 from qsmprep.cluster import cost
 from qsmprep.cluster.cost import Scan, needs, peak_gb, seconds
 from qsmprep.core.methods import METHODS
+from qsmprep.settings import usable_memory_gb
 
 SMALL, LARGE = Scan(500_000, 4), Scan(6_000_000, 4)
 
@@ -51,3 +52,22 @@ def test_nobody_gets_next_to_nothing():
     least = needs([[Scan(1000, 1)]], ["tkd"], 1)
     assert least.memory_mb == 1000 * cost.MIN_GB
     assert least.minutes == cost.MIN_MINUTES
+
+
+@pytest.mark.parametrize(
+    ("told", "expected_gb"),
+    [
+        ({"MEM_PER_NODE": "1500"}, 1.5),
+        ({"MEM_PER_CPU": "400", "CPUS_ON_NODE": "3", "CPUS_PER_TASK": "2"}, 1.2),
+        ({"MEM_PER_CPU": "400", "CPUS_PER_TASK": "2"}, 0.8),
+        ({"MEM_PER_CPU": "700"}, 0.7),
+    ],
+)
+def test_memory_is_what_slurm_gave(monkeypatch, told, expected_gb):
+    """For the node or for each CPU; where it says nothing of CPUs, those that the process may use count."""
+    for name in ("MEM_PER_NODE", "MEM_PER_CPU", "CPUS_ON_NODE", "CPUS_PER_TASK"):
+        monkeypatch.delenv(f"SLURM_{name}", raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    assert usable_memory_gb() == pytest.approx(expected_gb)
