@@ -34,6 +34,7 @@ from qsmprep.core.metrics import nrmse
 from qsmprep.core.results import LocalField
 from qsmprep.phantom.scan import Protocol, scan
 from qsmprep.phantom.subject import Person, draw_subject
+from qsmprep.settings import TAKEN_AFTER_TFI
 from qsmprep.training.scans import Echoes, configured, measure
 
 TE_S = {3.0: (0.006, 0.012, 0.018, 0.024), 7.0: (0.004, 0.008, 0.012, 0.016, 0.020)}
@@ -238,9 +239,10 @@ def depth_rows(head: Head, case: Case, found: dict[str, LocalField], full: bool)
         yield row
 
 
-def cleaned(case: Case, local: LocalField) -> LocalField:
-    """A local field less what background removal left in it, as in a run."""
-    function, params = configured("remainder", "weakharmonic", harmonic="yes")
+def cleaned(case: Case, local: LocalField, background: str) -> LocalField:
+    """A local field less what a background removal left in it, as in a run."""
+    taken = TAKEN_AFTER_TFI if background == "tfi" else 1.0
+    function, params = configured("remainder", "weakharmonic", harmonic="yes", taken=taken)
     return function(local.field_ppm, local.mask, case.grid, params, weights=case.weights)
 
 
@@ -259,7 +261,7 @@ def chi_rows(
         local = found[title]
         start, clean = time.perf_counter(), local
         if any(variant.off for variant in inversions):
-            clean = cleaned(case, local)
+            clean = cleaned(case, local, next(variant.method for variant in FULL if variant.title == title))
         spent = time.perf_counter() - start
         for variant in inversions:
             function, params = configured("inversion", variant.method, **variant.changes)

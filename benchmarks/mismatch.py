@@ -55,7 +55,7 @@ def head_rows(head: Head) -> Iterator[Row]:
     """Every inversion of one scan."""
     case = measure_phase(head)
     local = remove(case, REMAINDER, case.field_ppm)
-    clean = cleaned(case, local)
+    clean = cleaned(case, local, REMAINDER.method)
     for variant in INVERSIONS:
         function, params = configured("inversion", variant.method, **variant.changes)
         given = (clean if variant.off else local).field_ppm

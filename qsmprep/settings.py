@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qsmprep.core.methods import METHODS
+from qsmprep.core.parameters import WhqsmParams
 from qsmprep.core.registry import Method
 from qsmprep.errors import UsageError
 
@@ -19,6 +20,9 @@ STEPS = ("mask", "artefacts", "offset", "unwrap", "combine", "quality", "relaxom
 
 SEPARATING = "whqsm"
 """The inversion that finds the same as the step ``remainder`` does by default."""
+
+TAKEN_AFTER_TFI = 0.6
+"""Part of the harmonic field that is taken off after TFI, see :class:`qsmprep.core.parameters.WhqsmParams`."""
 
 UNIT_GB = {"": 1e-3, "m": 1e-3, "mb": 1e-3, "g": 1.0, "gb": 1.0, "t": 1e3, "tb": 1e3}
 
@@ -111,8 +115,10 @@ class Settings:
     def params(self, step: str, name: str) -> Any:
         """The resolved parameters of a method."""
         params = METHODS.get(step, name).configure(self.parameters.get(name))
-        if getattr(params, "harmonic", "") == "auto":  # the fields of a run come from phase, by background removal
-            return dataclasses.replace(params, harmonic="yes")
+        if isinstance(params, WhqsmParams):  # the fields of a run come from phase, by background removal
+            little = step == "remainder" and self.background == "tfi"
+            taken = params.taken or (TAKEN_AFTER_TFI if little else 1.0)
+            return dataclasses.replace(params, harmonic="yes", taken=taken)
         return params
 
     @property
@@ -132,7 +138,7 @@ class Settings:
         parameters, else a step of its own; empty where nothing is taken off."""
         if not self.treats_remainder or self.remainder == "keep":
             return ""
-        same = self.params("remainder", self.remainder) == self.params("inversion", SEPARATING)
+        same = self.params("remainder", self.remainder) == self.params("inversion", SEPARATING)  # the part taken, too
         return f"invert_{SEPARATING}" if same and SEPARATING in self.inversions else "remainder"
 
     @property

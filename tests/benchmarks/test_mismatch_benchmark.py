@@ -77,7 +77,7 @@ def test_inversions_are_given_the_field_that_they_ask_for(bench, monkeypatch):
         bench, "measure_phase", lambda head: Case(grid, brain, brain, local, one, one, local, local, chi)
     )
     monkeypatch.setattr(bench, "remove", lambda case, variant, field: LocalField(field, case.mask))
-    monkeypatch.setattr(bench, "cleaned", lambda case, found: LocalField(0 * found.field_ppm, found.mask))
+    monkeypatch.setattr(bench, "cleaned", lambda case, found, background: LocalField(0 * found.field_ppm, found.mask))
     monkeypatch.setattr(bench, "INVERSIONS", (Variant("with", "tkd"), Variant("off", "tkd", off=True)))
     kept, off = bench.head_rows(replace(bench.HEADS[0], anisotropy=0.6))
     assert (kept["inversion"], off["inversion"]) == ("with", "off")

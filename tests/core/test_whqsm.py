@@ -131,6 +131,19 @@ def test_voxels_far_off_count_as_remainder_for_methods_that_forgive_nothing():
     assert errors[0] < 0.5 * errors[1]
 
 
+def test_a_part_of_the_harmonic_field_is_taken_off():
+    """The map does not depend on how much of it is remainder."""
+    field, mask, _, _ = head(GRID, seed=2)
+    x, _, z = positions_mm(GRID)
+    field = field + mask * (2e-4 * z + 1e-4 * x).astype(np.float32)
+    maps = {part: invert("whqsm", field, mask, GRID, {"harmonic": "yes", "outliers": 0, "taken": part})
+            for part in (0.0, 0.6, 1.0)}  # fmt: skip
+    for part in (0.6, 1.0):
+        assert np.array_equal(maps[part].chi_ppm, maps[0.0].chi_ppm)
+        np.testing.assert_allclose(maps[part].remainder_ppm, part * maps[0.0].remainder_ppm, rtol=1e-5, atol=1e-9)
+    assert np.abs(maps[1.0].remainder_ppm).max() > 1e-3
+
+
 def test_without_a_spread_no_voxel_is_an_outlier():
     """Most weights are zero; those voxels say nothing of how far off is far."""
     field, mask, _, _ = head(GRID, seed=2)

@@ -160,11 +160,16 @@ def _sources(graph, name):
     return {into: source.name for source, _, data in edges for _, into in data["connect"]}
 
 
+WHOLE = {"parameters": {"weakharmonic": {"taken": 1.0}}}
+
+
 @pytest.mark.parametrize(
     ("inversions", "words", "wanted"),
     [
         (("whqsm",), {}, {"whqsm": "background"}),
-        (("tv", "whqsm"), {}, {"whqsm": "background", "tv": "invert_whqsm"}),
+        (("tv", "whqsm"), {}, {"whqsm": "background", "tv": "remainder"}),
+        (("tv", "whqsm"), {"background": "vsharp"}, {"whqsm": "background", "tv": "invert_whqsm"}),
+        (("tv", "whqsm"), WHOLE, {"whqsm": "background", "tv": "invert_whqsm"}),
         (
             ("whqsm", "tv", "tgv"),
             {"parameters": {"whqsm": {"beta": 50}}},
@@ -172,13 +177,22 @@ def _sources(graph, name):
         ),
         (
             ("whqsm", "tv"),
-            {"parameters": {"whqsm": {"beta": 50}, "weakharmonic": {"beta": 50}}},
+            {"background": "vsharp", "parameters": {"whqsm": {"beta": 50}, "weakharmonic": {"beta": 50}}},
             {"tv": "invert_whqsm"},
         ),
         (("tv", "tkd"), {}, {"tv": "remainder", "tkd": "remainder"}),
         (("whqsm", "tv"), {"remainder": "keep"}, {"whqsm": "background", "tv": "background"}),
     ],
-    ids=["alone", "shared", "other parameters", "the same parameters", "none finds it", "kept"],
+    ids=[
+        "alone",
+        "another part after TFI",
+        "shared",
+        "shared by hand",
+        "other parameters",
+        "the same parameters",
+        "none finds it",
+        "kept",
+    ],
 )
 def test_what_background_removal_leaves_is_found_once(tmp_path, inversions, words, wanted):
     """By the inversion that looks for it where that is wanted as well, else in a step of its own; never in vain."""
@@ -196,7 +210,11 @@ def test_what_background_removal_leaves_is_found_once(tmp_path, inversions, word
     taken = others and settings.remainder != "keep"
     assert ("had left was found" in graph.__desc__) == bool(taken)
     assert ("had left stayed" in graph.__desc__) == bool(others and not taken)
-    assert settings.params("inversion", "whqsm").harmonic == "yes", "the field of a run comes from phase"
+    found = settings.params("inversion", "whqsm")
+    assert (found.harmonic, found.taken) == ("yes", 1.0), "the field of a run comes from phase"
+    if others and taken:
+        left = settings.params("remainder", "weakharmonic").taken
+        assert left == (0.6 if settings.background == "tfi" and words is not WHOLE else 1.0)
     assert ("remainder", settings.remainder) in settings.chosen() or not others
 
 

@@ -86,10 +86,11 @@ def whqsm(
     Returns
     -------
     Susceptibility
-        In ppm, zero outside the mask, and :math:`h` with the outliers as ``remainder_ppm``. ``info`` holds the weighted
-        root mean square residual ``residual_ppm``, that of the harmonic field, ``harmonic_ppm``, less its mean, that
-        mean, ``offset_ppm``, the slope of the map's field over it, ``harmonic_alike``, the part of the voxels that are
-        outliers, ``outlier_share``, the ``weight`` in ppm mm, and the last relative change.
+        In ppm, zero outside the mask, and ``params.taken`` of :math:`h` with the outliers as ``remainder_ppm``.
+        ``info`` holds the weighted root mean square residual ``residual_ppm``, that of the harmonic field,
+        ``harmonic_ppm``, less its mean, that mean, ``offset_ppm``, the slope of the map's field over it,
+        ``harmonic_alike``, the part of the voxels that are outliers, ``outlier_share``, the ``weight`` in ppm mm, and
+        the last relative change.
 
     Raises
     ------
@@ -256,7 +257,7 @@ def solve(problem: Problem, space: Spectral, params: WhqsmParams, rad_per_ppm: f
     }
     beyond = outliers(problem, found, params.outliers)
     info["outlier_share"] = float((beyond != 0).sum() / problem.mask.sum())
-    remainder = harmonic_ppm + beyond
+    remainder = (params.taken or 1.0) * harmonic_ppm + beyond
     return Susceptibility(problem.paste(chi), done, change < params.tolerance, info, problem.paste(remainder))
 
 

@@ -80,8 +80,8 @@ METHODS = (
         "qsmprep.core.inversion.whqsm:without_remainder",
         p.WhqsmParams,
         "What background removal had left was found together with a map by weak-harmonic regularisation (total "
-        "variation {weight}, of which the steepest edges kept {edge_weight:g}; harmonic field {beta:g} mm^4) and taken "
-        "off; misfits above {outliers:g} robust deviations were limited to that",
+        "variation {weight}, of which the steepest edges kept {edge_weight:g}; harmonic field {beta:g} mm^4, "
+        "part of it that was taken off: {taken}); misfits above {outliers:g} robust deviations were limited to that",
         ("milovic2019", "candes2008"),
     ),
     Method(
