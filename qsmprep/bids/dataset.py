@@ -27,7 +27,8 @@ Quantitative susceptibility maps made by qsmprep {version} from gradient-echo ma
 sub-*/[ses-*/]anat/*_desc-<method>_Chimap    magnetic susceptibility in ppm
 sub-*/[ses-*/]anat/*_R2starmap, *_T2starmap  R2* in 1/s and T2* in s
 sub-*/[ses-*/]anat/*_desc-brain_mask         brain mask
-sub-*/[ses-*/]anat/*_desc-qsm_mask           where the susceptibility is defined
+sub-*/[ses-*/]anat/*_desc-qsm_mask           where the susceptibility is defined (in all maps;
+                                             desc-<map>qsm of one that is defined in more)
 sub-*/[ses-*/]fmap/*_desc-total_fieldmap     field of all sources in Hz
 sub-*/[ses-*/]fmap/*_desc-local_fieldmap     field of the sources inside the mask in Hz
 sub-*.html                                   report of a participant
