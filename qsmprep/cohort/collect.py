@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,11 @@ class Cohort:
 
 
 def collect_cohort(
-    out_dir: Path, bids_dir: Path, participants: Iterable[str] = (), sessions: Iterable[str] = ()
+    out_dir: Path,
+    bids_dir: Path,
+    participants: Iterable[str] = (),
+    sessions: Iterable[str] = (),
+    acquisitions: Iterable[str] = (),
 ) -> Cohort:
     """Read the tables of a cohort.
 
@@ -75,25 +79,29 @@ def collect_cohort(
         Where the participant level wrote.
     bids_dir : Path
         Its ``participants.tsv`` and ``sub-*/sub-*_sessions.tsv`` are read where they are there; no image is.
-    participants, sessions : iterable of str
-        Labels without ``sub-`` and ``ses-``; everything by default.
+    participants, sessions, acquisitions : iterable of str
+        Labels without ``sub-``, ``ses-`` and ``acq-``; everything by default.
 
     Raises
     ------
     MissingFileError
         When no participant has a ROI table.
     NoMatchError
-        When a participant asked for has no table and stands in no list.
+        When a participant asked for has no table and stands in no list, or no table is of a session or acquisition
+        asked for.
     DataError
         When ``participants.tsv`` names somebody twice, or a table of sessions a session.
     """
-    wanted, chosen = set(participants), set(sessions)
+    wanted, chosen, kinds = set(participants), set(sessions), set(acquisitions)
+    _check_labels(out_dir, {"ses": chosen, "acq": kinds})
     people, notes = read_people(bids_dir)
     records: list[dict[str, Any]] = []
     problems: list[str] = []
     for name in _tables(out_dir):
         label, session = str(name.get("sub")), name.get("ses")
         if (wanted and label not in wanted) or (chosen and session not in chosen):
+            continue
+        if kinds and name.get("acq") not in kinds:
             continue
         try:
             records += _records(name)
@@ -127,6 +135,21 @@ def collect_cohort(
         (*notes, *odd),
         frozenset(people),
     )
+
+
+def _check_labels(out_dir: Path, wanted: Mapping[str, set[str]]) -> None:
+    """Refuse labels of sessions and acquisitions that no table has, where there are tables."""
+    names = list(_tables(out_dir))
+    for entity, labels in wanted.items():
+        present = {str(name.get(entity)) for name in names if name.get(entity) is not None}
+        unknown = sorted(labels - present, key=natural_key)
+        if names and unknown:
+            raise NoMatchError(
+                f"no table of regions is of {', '.join(f'{entity}-{label}' for label in unknown)}",
+                file=out_dir,
+                expected=f"labels among {', '.join(sorted(present, key=natural_key)) or 'none at all'}",
+                remedy=f"correct --{'session' if entity == 'ses' else 'acquisition'}-label",
+            )
 
 
 def read_people(bids_dir: Path) -> tuple[dict[str, dict[str, str]], tuple[str, ...]]:

@@ -43,7 +43,9 @@ class Quality:
     problems: tuple[str, ...] = ()
 
 
-def read_quality(out_dir: Path, participants: Iterable[str], sessions: Iterable[str] = ()) -> Quality:
+def read_quality(
+    out_dir: Path, participants: Iterable[str], sessions: Iterable[str] = (), acquisitions: Iterable[str] = ()
+) -> Quality:
     """Read the records that the participant level wrote.
 
     Parameters
@@ -52,17 +54,17 @@ def read_quality(out_dir: Path, participants: Iterable[str], sessions: Iterable[
         Where their ``*_desc-qc_metrics.json`` are.
     participants : iterable of str
         As ``sub-01``.
-    sessions : iterable of str
-        Without ``ses-``; all by default.
+    sessions, acquisitions : iterable of str
+        Without ``ses-`` and ``acq-``; all by default.
     """
     found: list[dict[str, Any]] = []
     problems: list[str] = []
-    chosen = set(sessions)
+    chosen, kinds = set(sessions), set(acquisitions)
     for label in participants:
         for path in sorted((out_dir / label).rglob(f"*{RECORD_SUFFIX}"), key=lambda p: natural_key(p.name)):
             name = parse_name(path)
             session = (name.get("ses") if name else None) or NOT_AVAILABLE
-            if chosen and session not in chosen:
+            if (chosen and session not in chosen) or (kinds and (name.get("acq") if name else None) not in kinds):
                 continue
             try:
                 content = json.loads(path.read_text(encoding="utf-8"))

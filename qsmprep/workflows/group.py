@@ -84,7 +84,9 @@ def run_group(settings: Settings) -> int:
 
 def analyse(settings: Settings) -> GroupResult:
     """Collect, fit, flag; nothing is written."""
-    cohort = collect_cohort(settings.out_dir, settings.bids_dir, settings.participants, settings.sessions)
+    cohort = collect_cohort(
+        settings.out_dir, settings.bids_dir, settings.participants, settings.sessions, settings.acquisitions
+    )
     statistic = settings.roi_statistic
     tables.check_statistic(cohort, statistic)
     formula, notes = settings.formula, ()
@@ -92,10 +94,10 @@ def analyse(settings: Settings) -> GroupResult:
         formula, notes = default_formula(cohort.rows, cohort.covariates)
     columns = (*cohort.covariates, "session", "run", "acquisition", "participant_id")
     names_in(formula, columns)
-    found = read_quality(settings.out_dir, _people(settings), settings.sessions)
+    found = read_quality(settings.out_dir, _people(settings), settings.sessions, settings.acquisitions)
     fitted = models.fit_models(cohort.rows, formula, statistic, columns)
     flagged = outliers.find_outliers(cohort.rows, found.metrics, statistic)
-    maps = tuple(find_maps(settings.out_dir, _people(settings), settings.sessions))
+    maps = tuple(find_maps(settings.out_dir, _people(settings), settings.sessions, settings.acquisitions))
     return GroupResult(cohort, fitted, flagged, found, statistic, (*cohort.notes, *notes, *found.problems), maps)
 
 
@@ -115,8 +117,8 @@ def _quality_only(settings: Settings, error: MissingFileError) -> int:
     """
     from qsmprep.workflows.group_page import write_quality_page
 
-    found = read_quality(settings.out_dir, _people(settings), settings.sessions)
-    maps = find_maps(settings.out_dir, _people(settings), settings.sessions)
+    found = read_quality(settings.out_dir, _people(settings), settings.sessions, settings.acquisitions)
+    maps = find_maps(settings.out_dir, _people(settings), settings.sessions, settings.acquisitions)
     if found.metrics.empty and not maps:
         raise error
     flagged = outliers.find_outliers(pd.DataFrame(), found.metrics, settings.roi_statistic)

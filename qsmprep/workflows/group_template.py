@@ -34,7 +34,9 @@ class Family:
     maps: tuple[tuple[Path, Path], ...]
 
 
-def find_maps(out_dir: Path, participants: Iterable[str], sessions: Iterable[str] = ()) -> list[Family]:
+def find_maps(
+    out_dir: Path, participants: Iterable[str], sessions: Iterable[str] = (), acquisitions: Iterable[str] = ()
+) -> list[Family]:
     """Maps in template space that the participant level wrote, one family an inversion (and value of ``acq``).
 
     Parameters
@@ -42,17 +44,19 @@ def find_maps(out_dir: Path, participants: Iterable[str], sessions: Iterable[str
     out_dir : Path
     participants : iterable of str
         As ``sub-01``.
-    sessions : iterable of str
-        Without ``ses-``; all by default.
+    sessions, acquisitions : iterable of str
+        Without ``ses-`` and ``acq-``; all by default.
     """
     found: dict[str, list[tuple[Path, Path]]] = defaultdict(list)
-    chosen = set(sessions)
+    chosen, kinds = set(sessions), set(acquisitions)
     for label in participants:
         for path in sorted(
             (out_dir / label).rglob(f"*_space-{NAME}_*Chimap.nii.gz"), key=lambda p: natural_key(p.name)
         ):
             name = parse_name(path)
             if name is None or (chosen and name.get("ses") not in chosen):
+                continue
+            if kinds and name.get("acq") not in kinds:
                 continue
             desc = str(name.get("desc"))
             mask = path.with_name(path.name.replace(f"_desc-{desc}_Chimap", f"_desc-{desc}qsm_mask"))

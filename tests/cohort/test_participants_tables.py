@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from cohort_cases import change_people, people, write_cohort
+from cohort_cases import FIRST, change_people, people, write_cohort, write_table
 from test_group_level import call, table
 
 from qsmprep.cohort.collect import collect_cohort
+from qsmprep.errors import NoMatchError
 
 
 def test_codes_of_groups_are_categories(tmp_path, capsys):
@@ -93,3 +94,14 @@ def test_names_with_dollars_are_drawn_as_they_are(tmp_path, capsys):
     assert r"group[T.$\bad$]" in {row["term"] for row in table(out / "group_models.tsv")}
     assert r"group: $\bad$</th>" in (out / "group.html").read_text()
     assert len(list((out / "figures").glob("*_effect-*.png"))) == 3
+
+
+def test_sessions_and_acquisitions_that_are_asked_for(tmp_path):
+    raw, out = write_cohort(tmp_path, 4, sessions=2)
+    write_table(out, "sub-001", {next(iter(FIRST)): 0.1}, entities="ses-1_acq-fast")
+    assert set(collect_cohort(out, raw, sessions=("2",)).rows["session"]) == {"2"}
+    found = collect_cohort(out, raw, acquisitions=("fast",)).rows
+    assert set(found["participant_id"]) == {"sub-001"} and set(found["acquisition"]) == {"fast"}
+    for words, told in (({"sessions": ("2", "typo")}, "ses-typo"), ({"acquisitions": ("slow",)}, "acq-slow")):
+        with pytest.raises(NoMatchError, match=told):
+            collect_cohort(out, raw, **words)
