@@ -8,6 +8,9 @@ from pathlib import Path
 from qsmprep.bids.entities import BidsName, natural_key
 from qsmprep.bids.metadata import plain_index
 
+FREE = ("desc", "label", "res", "echo", "part")
+"""Entities of a mask that say nothing of the acquisition it is for."""
+
 
 def find_t1w(
     subject: str, session: str | None, images: Iterable[BidsName], phased: Collection[Path]
@@ -49,7 +52,8 @@ def _t1w_rank(image: BidsName, session: str | None) -> tuple[object, ...]:
 def find_masks(
     subject: str, session: str | None, entities: Iterable[tuple[str, str]], masks: Iterable[BidsName]
 ) -> tuple[Path, ...]:
-    """Brain masks whose entities are among those of an acquisition, the most specific first.
+    """Brain masks whose entities are among those of an acquisition: the most specific first, of those that are as
+    specific the one for all echoes and parts.
 
     One that was made of one echo or part fits the acquisition; masks in another space (``space-``) do not.
     Whether a mask lies on the grid of the acquisition is for the preflight to see.
@@ -66,9 +70,13 @@ def find_masks(
     tuple of Path
     """
     own = _plain([("sub", subject), *([("ses", session)] if session else []), *entities])
-    free = ("desc", "label", "res", "echo", "part")
-    fitting = [mask for mask in masks if mask.get("sub") == subject and _plain(mask.without(*free)) <= own]
-    return tuple(m.path for m in sorted(fitting, key=lambda m: (-len(m.entities), natural_key(m.path.name))))
+    fitting = [mask for mask in masks if mask.get("sub") == subject and _plain(mask.without(*FREE)) <= own]
+    return tuple(m.path for m in sorted(fitting, key=_mask_rank))
+
+
+def _mask_rank(mask: BidsName) -> tuple[object, ...]:
+    bound = len(mask.without(*FREE))
+    return (-bound, len(mask.entities) - bound, natural_key(mask.path.name))
 
 
 def _plain(entities: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:

@@ -28,8 +28,8 @@ LONG_TE_S = 0.15
 MAX_B0_T = 20.0
 """Field strengths above this are not tesla."""
 
-OF_RESULTS = frozenset({"desc", "space", "res", "label", "seg", "scale", "atlas", "from", "to", "mode"})
-"""Entities that tell results apart; images that have one already leave no name for them."""
+OF_RESULTS = frozenset({"desc", "space", "seg", "from", "to", "mode"})
+"""Entities that results are told apart by; images that have one already leave no name for them."""
 
 EchoImages = Mapping[int | None, Mapping[str, Image]]
 

@@ -197,8 +197,8 @@ def collect(bids_dir: Path, selection: Selection, derivatives: Iterable[Path] = 
     participants = _chosen_participants(root, selection)
     layout = index_participants(root, participants)
     names, warnings = _in_place(find(layout, {"extension": list(IMAGE_EXTENSIONS), "suffix": list(SUFFIXES)}), root)
-    _check_labels("session", "ses", selection.sessions, names)
-    _check_labels("acquisition", "acq", selection.acquisitions, names)
+    _check_labels("session", "ses", selection.sessions, names, root)
+    _check_labels("acquisition", "acq", selection.acquisitions, names, root)
     store = SidecarStore(root, find(layout, {"extension": ".json", "suffix": list(SUFFIXES)}))
     images = _images(layout, selection, names, store)
     candidates = _wanted(_grouped(images), selection)
@@ -221,7 +221,9 @@ def collect(bids_dir: Path, selection: Selection, derivatives: Iterable[Path] = 
 def _without_masks(candidates: Iterable[Candidate], masks: Collection[BidsName]) -> Iterator[str]:
     """What to say of acquisitions that none of the participant's masks is for."""
     for candidate in candidates:
-        own = [mask.path.name for mask in masks if mask.get("sub") == candidate.subject]
+        sessions = (None, candidate.session)
+        of_them = [mask for mask in masks if mask.get("sub") == candidate.subject and mask.get("ses") in sessions]
+        own = [mask.path.name for mask in of_them]
         if own and not candidate.masks:
             yield (
                 f"{candidate.key}: of {_shortened(own, 3)} in --derivatives no mask is taken; expected is "
@@ -266,16 +268,22 @@ def _chosen_participants(root: Path, selection: Selection) -> tuple[str, ...]:
     return tuple(label for label in present if not selection.participants or label in selection.participants)
 
 
-def _check_labels(what: str, entity: str, wanted: Collection[str], names: Mapping[Path, BidsName]) -> None:
-    """Refuse labels that no image has: the others would be processed as if that were all."""
+def _check_labels(what: str, entity: str, wanted: Collection[str], names: Mapping[Path, BidsName], root: Path) -> None:
+    """Refuse labels that no image of any participant has: the others would be processed as if that were all."""
     present = sorted({name.get(entity) or "" for name in names.values()} - {""}, key=natural_key)
-    unknown = [label for label in wanted if label not in present]
+    unknown = [label for label in wanted if label not in present and not _anybody_has(root, entity, label)]
     if unknown:
         raise NoMatchError(
             f"no image in {what} {', '.join(f'{entity}-{label}' for label in unknown)}",
             expected=f"labels among {_shortened(present)}",
             remedy=f"correct --{what}-label",
         )
+
+
+def _anybody_has(root: Path, entity: str, label: str) -> bool:
+    """Whether any image of the data set has that label."""
+    end = f"_{entity}-{label}_*"
+    return any(next(root.glob(f"sub-*/{place}*{end}"), None) for place in ("", "*/", "ses-*/*/"))
 
 
 def _shortened(labels: Collection[str], at_most: int = 12) -> str:
@@ -355,7 +363,7 @@ def _wanted(candidates: list[Candidate], selection: Selection) -> list[Candidate
 def _masks(
     derivatives: Iterable[Path], participants: Collection[str], selection: Selection
 ) -> tuple[list[BidsName], list[BidsName]]:
-    """Brain masks, and masks that the query does not find; none that qsmprep made of a brain mask."""
+    """Brain masks, and masks that the query does not find; none that qsmprep makes of a brain mask."""
     names: list[BidsName] = []
     others: list[BidsName] = []
     for folder in derivatives:
@@ -368,5 +376,7 @@ def _masks(
         found, _ = _in_place(find(layout, selection.query("mask")), root)
         names.extend(found.values())
         every, _ = _in_place(find(layout, {"suffix": "mask", "extension": list(IMAGE_EXTENSIONS)}), root)
-        others.extend(name for path, name in every.items() if path not in found and name.get("desc") != "qsm")
+        others.extend(
+            name for path, name in every.items() if path not in found and not str(name.get("desc")).endswith("qsm")
+        )
     return names, others

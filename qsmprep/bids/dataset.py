@@ -173,9 +173,9 @@ def check_output_dir(bids_dir: Path, out_dir: Path, work_dir: Path | None = None
             remedy=f"use {Path(bids_dir) / 'derivatives' / NAME}",
         )
     description = _description(out)
-    if description and description.get("DatasetType", "raw") == "raw":
+    if _is_raw(description):
         raise UsageError(
-            "the output folder is a raw data set, whose description would be replaced",
+            "the output folder is a data set of its own, no derivatives: its description would be replaced",
             file=out_dir,
             expected="a new folder, or one with derivatives",
             remedy=f"use {Path(out_dir) / 'derivatives' / NAME}; is the order BIDS_DIR OUT_DIR?",
@@ -203,6 +203,12 @@ def check_output_dir(bids_dir: Path, out_dir: Path, work_dir: Path | None = None
         if work.is_relative_to(out):
             warnings.append("the work folder lies inside the output folder; the BIDS validator will complain of it")
     return tuple(warnings)
+
+
+def _is_raw(description: dict[str, Any]) -> bool:
+    """Whether a description is of no derivatives. Old ones of pipelines do not say what they are."""
+    made = any(key in description for key in ("GeneratedBy", "PipelineDescription"))
+    return bool(description) and description.get("DatasetType", "derivative" if made else "raw") != "derivative"
 
 
 def _check_links(out: Path, raw: Path) -> None:

@@ -328,12 +328,13 @@ def echo_times(args: argparse.Namespace, series: list[Series]) -> tuple[list[flo
 
 
 def _times_beside(series: list[Series]) -> list[float]:
-    """Echo times that the JSON beside the files says, of the first kind of files that have them all; else none.
+    """Echo times that the JSON beside the files says, of the first kind of files that have them all; else none. Of a
+    single echo, whose time often plays no part, one that is no time is told only.
 
     Raises
     ------
     DataError
-        When one is no time in seconds, or two files of one echo have different ones.
+        When one of several is no time in seconds, or two files of one echo have different ones.
     """
     found: list[float] = []
     of: Path | None = None
@@ -341,28 +342,40 @@ def _times_beside(series: list[Series]) -> list[float]:
         row = [facts.get("EchoTime") for facts in one.facts]
         if any(te is None for te in row):
             continue
-        times = [_seconds(te, file) for te, file in zip(row, one.files, strict=True)]
+        try:
+            times = [_seconds(te, file) for te, file in zip(row, one.files, strict=True)]
+        except DataError as error:
+            if len(row) > 1:
+                raise
+            tell([f"{error.what} {one.files[0].name}; it is passed over"])
+            continue
+        if len(row) > 1:
+            _compare(found, times, one.files, of)
         found, of = found or times, of or one.files[0]
-        for ours, theirs, file in zip(found, times, one.files, strict=True):
-            if abs(ours - theirs) > SAME_TE_S:
-                raise DataError(
-                    f"its EchoTime is {theirs:g} s, that of the image in the same place after {of.name} {ours:g} s",
-                    file=file,
-                    expected="the files of every kind in the same order of echoes",
-                    remedy="put them in one order, or say --te-s",
-                )
     return found
+
+
+def _compare(known: list[float], times: list[float], files: Sequence[Path], first: Path | None) -> None:
+    """Refuse files whose echo times are not those of the files before, if there were any."""
+    for ours, theirs, file in zip(known, times, files, strict=False):
+        if abs(ours - theirs) > SAME_TE_S:
+            raise DataError(
+                f"its EchoTime is {theirs:g} s, that of the image in its place in the series of {first} {ours:g} s",
+                file=file,
+                expected="files of every kind in one order of echoes; or say --te-s",
+            )
 
 
 def _seconds(value: Any, file: Path) -> float:
     """An echo time as a number."""
     number = finite_number(value)
     if number is None or not 0 < number <= MAX_TE_S:
+        hint = " (milliseconds are to be divided by 1000)" if number is not None and number > 0 else ""
         raise DataError(
-            f"EchoTime is {value!r} in the JSON file beside it",
+            f"EchoTime is {value!r} in the JSON file beside",
             file=file,
-            expected=f"seconds, above 0 and at most {MAX_TE_S:g}",
-            remedy="correct it (milliseconds are to be divided by 1000), or say --te-s",
+            expected=f"one number of seconds, above 0 and at most {MAX_TE_S:g}",
+            remedy=f"correct it{hint}, or say --te-s",
         )
     return number
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import tomllib
 from collections.abc import Sequence
@@ -211,15 +212,18 @@ def parse_settings(argv: Sequence[str]) -> Settings:
     values |= given
     stored = values.pop("parameters", {})
     chosen = {name for _, name in _finish(dict(values)).chosen()}
-    parameters = {name: dict(params) for name, params in stored.items() if name in chosen or not _is_method(name)}
+    parameters = {
+        name: dict(params) for name, params in stored.items() if name in chosen or not _is_saved(name, params)
+    }
     for name, params in words.items():
         parameters.setdefault(name, {}).update(params)
     return _finish({**values, "parameters": parameters})
 
 
-def _is_method(name: str) -> bool:
-    """Whether any method is called so: a stored one that was chosen then need not be now."""
-    return any(method.name == name for method in METHODS)
+def _is_saved(name: str, params: dict[str, Any]) -> bool:
+    """Whether these are all parameters of a method, as a run saves those of what it chose."""
+    methods = [method for method in METHODS if method.name == name]
+    return any(set(params) == {field.name for field in dataclasses.fields(method.parameters)} for method in methods)
 
 
 def _from_config(path: Path) -> dict[str, Any]:

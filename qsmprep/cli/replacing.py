@@ -30,9 +30,9 @@ def refuse_replacing(results: Iterable[Path], inputs: Iterable[Path | None]) -> 
     for path in inputs:
         for file in () if path is None else with_companions(path):
             if file.absolute() in written:
-                what = "an input" if file == path else f"{file.name} beside an input"
+                told = f"the result would replace an input, {path}"
                 raise UsageError(
-                    f"the result would replace {what}",
+                    told if file == path else f"{file.name}, which is written too, belongs to the input {path}",
                     file=written[file.absolute()],
                     expected="another name than that of an input",
                     remedy="choose another name",

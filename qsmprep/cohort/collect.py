@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -257,7 +257,11 @@ def _with_covariates(
     )
     at = table.index.get_indexer(pd.MultiIndex.from_arrays([rows["participant_id"].astype(object), rows["session"]]))
     added = table.iloc[at].reset_index(drop=True)
-    return pd.concat([rows.reset_index(drop=True), added], axis=1), tuple(names), _odd_words(texts)
+    return (
+        pd.concat([rows.reset_index(drop=True), added], axis=1),
+        tuple(names),
+        (*_odd_words(texts), *_many_categories(texts)),
+    )
 
 
 def _together(person: dict[str, str], session: dict[str, str]) -> dict[str, str]:
@@ -299,3 +303,14 @@ def _odd_words(texts: dict[str, list[str]]) -> tuple[str, ...]:
     }
     told = "; ".join(f"{', '.join(words)} in {name}" for name, words in found.items() if words)
     return (f"counted as missing in the participants' tables, where BIDS writes n/a: {told}",) if told else ()
+
+
+def _many_categories(texts: Mapping[str, list[str]]) -> Iterator[str]:
+    """What to say of columns that are categories and have as many values as a measurement has."""
+    for column in CATEGORIES:
+        values = [text for text in texts.get(column, ()) if not _is_missing(text)]
+        if len(set(values)) > max(4, len(values) // 3):
+            yield (
+                f"`{column}` has {len(set(values))} values of {len(values)}: that column counts as categories, also "
+                "in numbers; if it is a measurement, rename it and name it in --formula"
+            )

@@ -64,7 +64,7 @@ def correct_phase(
     where the readout is known to be monopolar. A constant of pi between odd and even echoes is the same
     as a uniform field of half the inverse echo spacing, and stays as such. Two echoes that look swapped
     are said, and nothing is done about bipolar readouts then; the phase of one makes echoes look so too,
-    and comes first where it explains more. Phase that was high-pass
+    and is allowed for in every order unless the readout is known to be monopolar. Phase that was high-pass
     filtered cannot be mended.
 
     Parameters
@@ -106,7 +106,8 @@ def correct_phase(
             info["slice_sign"] = f"alternated along array axis {' and '.join(map(str, axes))}; undone"
             named = " and ".join(AXES[axis] for axis in axes)
             warnings.append(f"the sign of the signal alternated along the {named} array axis; this was undone")
-    swapped = _swapped(phase, magnitude, mask, te_s, grid, known=params.bipolar == "on" or readout == "bipolar")
+    monopolar = params.bipolar != "on" and readout == "monopolar"
+    swapped = swapped_echoes(phase, magnitude, mask, te_s, None if monopolar else grid)
     info["echo_order"] = f"echoes {_named(swapped)} look swapped" if swapped else "no swap found"
     if swapped:
         warnings.append(
@@ -128,29 +129,6 @@ def correct_phase(
 def _named(pairs: Sequence[tuple[int, int]]) -> str:
     first, *others = (f"{a + 1} and {b + 1}" for a, b in sorted(pairs, key=lambda pair: pair[1] - pair[0]))
     return f"{first} (or {', or '.join(others)})" if others else first
-
-
-def _swapped(
-    phase: NDArray[np.float32],
-    magnitude: FloatArray | None,
-    mask: NDArray[np.bool_],
-    te_s: Sequence[float],
-    grid: Grid,
-    *,
-    known: bool,
-) -> tuple[tuple[int, int], ...]:
-    """Echoes that look swapped, where a bipolar readout (if that is ``known``, without its phase) does not explain it
-    better."""
-    swapped = swapped_echoes(phase, magnitude, mask, te_s)
-    if not swapped:
-        return ()
-    fitted = fit_bipolar(phase, magnitude, mask, te_s, grid)
-    if fitted.reason:
-        return swapped
-    explained = remove_bipolar(phase, fitted, grid)
-    if known:
-        return swapped_echoes(explained, magnitude, mask, te_s)
-    return swapped_echoes(phase, magnitude, mask, te_s, explained)
 
 
 def _bipolar(

@@ -140,6 +140,8 @@ def _turns(
     if all(abs(times - round(times)) < UNEVEN for times in later):
         return 0
     voxels = np.flatnonzero(share)
+    if not voxels.size:
+        return 0
     voxels = voxels[:: len(voxels) // MAX_VOXELS + 1]
     first, step, weight = (volume.ravel()[voxels] for volume in (phase[0], evolution, share))
     left = [echo.ravel()[voxels] - first - step * times for echo, times in zip(phase[2:], later, strict=True)]

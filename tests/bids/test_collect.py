@@ -346,6 +346,22 @@ def test_masks_are_found_by_other_spellings(tmp_path):
         assert [a.given_mask for a in acquisitions(raw, derivatives=[root / "masks"])] == [wanted]
 
 
+def test_the_mask_for_all_echoes_comes_first(tmp_path):
+    raw = make_dataset(tmp_path, entities="run-1")
+    wanted = mask(tmp_path / "masks", "sub-01_run-1_desc-brain_mask.nii.gz")
+    mask(tmp_path / "masks", "sub-01_run-1_echo-1_part-mag_desc-brain_mask.nii.gz")
+    mask(tmp_path / "masks", "sub-01_echo-1_part-mag_label-brain_desc-brain_mask.nii.gz")
+    assert [a.given_mask for a in acquisitions(raw, derivatives=[tmp_path / "masks"])] == [wanted]
+
+
+def test_masks_of_maps_are_not_missed(tmp_path):
+    """What qsmprep itself wrote beside a map is no brain mask, and a session's mask is none of another's."""
+    raw = make_dataset(tmp_path, sessions=("pre", "post"))
+    mask(tmp_path / "masks", "sub-01_ses-post_desc-tgvqsm_mask.nii.gz")
+    mask(tmp_path / "masks", "sub-01_ses-pre_desc-brain_mask.nii.gz")
+    assert collect(raw, Selection(), [tmp_path / "masks"]).warnings == ()
+
+
 @pytest.mark.parametrize("name", ["sub-01_label-brain_mask", "sub-01_acq-y_desc-brain_mask", "sub-01_desc-mine_mask"])
 def test_a_mask_that_is_not_taken_is_told(tmp_path, name):
     raw = make_dataset(tmp_path)
@@ -361,6 +377,9 @@ def test_what_the_selection_does_not_find_is_told(tmp_path):
     with pytest.raises(NoMatchError, match="acq-typo") as caught:
         collect(raw, Selection(acquisitions=("x", "typo")))
     assert "among x" in caught.value.expected and "--acquisition-label" in caught.value.remedy
+    make_dataset(tmp_path, subjects=("02",), entities="acq-z")
+    both = collect(raw, Selection(participants=("01",), acquisitions=("x", "z")))
+    assert [c.key for c in both.candidates] == ["sub-01_acq-x"], "another participant has acq-z"
     found = collect(raw, Selection(filters={"t1w": {"acquisition": "mprag"}}))
     assert found.warnings == ("the query `t1w` of the filter file finds no image",)
     assert found.candidates[0].t1w == ()

@@ -214,13 +214,35 @@ def test_output_that_is_a_raw_data_set(tmp_path):
     """Folders in the wrong order, or another study: its description would be replaced."""
     raw = make_dataset(tmp_path)
     before = (raw / "dataset_description.json").read_text()
-    with pytest.raises(UsageError, match="raw data set"):
+    with pytest.raises(UsageError, match="no derivatives"):
         check_output_dir(raw / "derivatives" / "qsmprep", raw)
     assert (raw / "dataset_description.json").read_text() == before
     super_data_set = tmp_path / "all"
     (super_data_set / "sourcedata").mkdir(parents=True)
     raw.rename(super_data_set / "sourcedata" / "raw")
     assert check_output_dir(super_data_set / "sourcedata" / "raw", super_data_set) == ()
+
+
+@pytest.mark.parametrize(
+    ("told", "refused"),
+    [
+        ({"Name": "x"}, True),
+        ({"DatasetType": "raw", "GeneratedBy": [{"Name": "heudiconv"}]}, True),
+        ({"DatasetType": "study"}, True),
+        ({"Name": "x", "GeneratedBy": [{"Name": "qsmprep"}]}, False),
+        ({"Name": "x", "PipelineDescription": {"Name": "fmriprep"}}, False),
+        ({"DatasetType": "derivative"}, False),
+    ],
+)
+def test_output_by_its_description(tmp_path, told, refused):
+    raw, out = make_dataset(tmp_path), tmp_path / "out"
+    out.mkdir()
+    (out / "dataset_description.json").write_text(json.dumps(told))
+    if refused:
+        with pytest.raises(UsageError, match="no derivatives"):
+            check_output_dir(raw, out)
+    else:
+        check_output_dir(raw, out)
 
 
 def test_output_where_it_may_be(tmp_path):

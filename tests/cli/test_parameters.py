@@ -52,3 +52,13 @@ def test_stored_parameters_of_what_does_not_run_any_more(tmp_path):
     stored.write_text('{"parameters": {"tkd": {"treshold": 1}}, "inversions": ["tkd"]}')
     with pytest.raises(UsageError, match="treshold"):
         parse_settings([*words, "--config-file", str(stored)])
+
+
+def test_parameters_by_hand_in_a_configuration_file_are_told(tmp_path):
+    words = [str(tmp_path), str(tmp_path / "out"), "participant"]
+    stored = tmp_path / "mine.toml"
+    stored.write_text("[parameters.tv]\nweight = 2e-4\n")
+    assert parse_settings([*words, "--config-file", str(stored)]).idle_parameters == ("tv",)
+    stored.write_text("[parameters.tv]\nweight = -1\n")
+    with pytest.raises(UsageError, match=r"tv\.weight"):
+        parse_settings([*words, "--config-file", str(stored)])

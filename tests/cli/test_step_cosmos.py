@@ -100,7 +100,7 @@ def test_only_references_that_need_no_segmentation(files, capsys):
 def test_the_json_beside_an_input_is_kept(files, capsys):
     before = files["fields"][0].with_name("field0.json").read_text()
     code, told = call(capsys, {**files, "out": files["fields"][0].with_name("field0.nii")})
-    assert code == 2 and "would replace field0.json" in told
+    assert code == 2 and "field0.json, which is written too" in told
     assert files["fields"][0].with_name("field0.json").read_text() == before
 
 

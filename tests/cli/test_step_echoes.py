@@ -397,7 +397,10 @@ def test_usage_errors(head, tmp_path, capsys, command, words, told):
         (("mask", "--magnitude", "m.nii", "--out-qsm", "q.nii", "--out", "o.nii"), "belong together"),
         (("mask", "--out", "o.nii"), "--magnitude"),
         (("swi", "--phase", "p.nii", "--mask", "m.nii", "--out", "o.nii"), "there is no magnitude"),
-        (("phase", "--phase", "x.nii", "--out", "x.nii.gz"), "replace x.json beside an input"),
+        (
+            ("phase", "--phase", "x.nii", "--out", "x.nii.gz"),
+            "x.json, which is written too, belongs to the input x.nii",
+        ),
     ],
 )
 def test_words_that_do_not_go_together(capsys, words, told):

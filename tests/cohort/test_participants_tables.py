@@ -105,3 +105,13 @@ def test_sessions_and_acquisitions_that_are_asked_for(tmp_path):
     for words, told in (({"sessions": ("2", "typo")}, "ses-typo"), ({"acquisitions": ("slow",)}, "acq-slow")):
         with pytest.raises(NoMatchError, match=told):
             collect_cohort(out, raw, **words)
+
+
+def test_a_measurement_in_a_column_of_categories_is_told(tmp_path):
+    raw, out = write_cohort(tmp_path, 12)
+    change_people(raw, "group", {p.label: f"{0.1 * i:.1f}" for i, p in enumerate(people(12))})
+    (said,) = [note for note in collect_cohort(out, raw).notes if "group" in note]
+    assert "12 values of 12" in said and "rename" in said
+    assert not [
+        note for note in collect_cohort(*reversed(write_cohort(tmp_path / "b", 12))).notes if "values of" in note
+    ]

@@ -173,6 +173,20 @@ def test_bipolar_echoes_of_a_weak_field_are_not_called_swapped(count, largest_ra
     assert kept.info["echo_order"] == "no swap found"
 
 
+@pytest.mark.parametrize("readout", ["", "bipolar"])
+@pytest.mark.parametrize("bipolar", [False, True])
+@pytest.mark.parametrize(("count", "pair"), [(3, (0, 1)), (4, (1, 2)), (5, (1, 3)), (6, (2, 3))])
+def test_swapped_echoes_are_found_beside_a_bipolar_readout(count, pair, bipolar, readout):
+    te_s = [0.004 * (1 + number) for number in range(count)]
+    case = simulate(te_s, noise=0.02)
+    order = list(range(count))
+    order[pair[0]], order[pair[1]] = pair[1], pair[0]
+    phase = faulty(case, bipolar=bipolar)[order]
+    found = correct_phase(phase, case.magnitude, case.mask, te_s, case.grid, readout=readout)
+    assert f"{pair[0] + 1} and {pair[1] + 1}" in found.info["echo_order"]
+    np.testing.assert_array_equal(found.phase_rad, phase)
+
+
 def test_the_order_of_echoes_that_cannot_be_told():
     case = simulate(EVEN, noise=0.05)
     for te_s in (EVEN[:2], [0.005, 0.010, 0.018]):

@@ -48,6 +48,13 @@ def test_a_field_whose_mean_turns_the_phase_between_echoes(te_s, middle_hz):
     assert np.median(fit.residual[case.mask]) < 0.01
 
 
+def test_uneven_echoes_without_a_signal_in_one_of_the_first():
+    case = simulate([0.004, 0.012, 0.022])
+    magnitude = case.magnitude.copy()
+    magnitude[1] = 0
+    assert remove_offset(case.phase_rad, magnitude, case.mask, case.te_s, case.grid).info["turns"] == 0
+
+
 def test_even_echoes_need_no_turns():
     case = simulate([0.004, 0.008, 0.012])
     shifted = wrap(case.phase_rad + 2 * np.pi * 200 * np.asarray(case.te_s)[:, None, None, None])
