@@ -163,7 +163,8 @@ def test_tsvd_leaves_out_what_is_ill_conditioned():
 def test_nonlinear_methods_are_blind_to_whole_turns(name):
     field, mask, _, _ = head(CUBE, seed=6)
     turns = np.random.default_rng(6).integers(-1, 2, CUBE.shape) * np.float32(2 * np.pi / RAD_PER_PPM)
-    # a small volume: one voxel differs by 1.1 %. It stops early by default, and which edges it spares depends on the way there
+    # of this small volume one voxel differs by 1.1 %; nltv stops early by default, and which edges it spares depends on
+    # the way there
     settings = {"tolerance": 1e-3, "edge_weight": 1.0} if name == "nltv" else {}
     plain, turned = (
         invert(name, f, mask, CUBE, settings, rad_per_ppm=RAD_PER_PPM).chi_ppm
