@@ -288,8 +288,7 @@ def mutual_information(fixed: Volume, moving: Volume, matrix: ArrayLike) -> floa
     theirs = ndimage.map_coordinates(np.asarray(moving.data, np.float32), at.T, order=1, mode="constant", cval=0.0)
     ours = np.asarray(fixed.data, np.float32)[tuple(where.T)]
     joint = np.histogram2d(_ranked(ours), _ranked(theirs), bins=BINS)[0] / len(where)
-    single = [_entropy(joint.sum(axis=axis)) for axis in (0, 1)]
-    both = _entropy(joint)
+    single, both = [_entropy(joint.sum(axis=axis)) for axis in (0, 1)], _entropy(joint)
     return float(sum(single) / both) if both > 0 else 1.0
 
 
