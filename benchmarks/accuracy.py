@@ -270,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     measured = commit()
     with datasets(args) as found:
         sections = [section(dataset, args.seed, not args.no_images) for dataset in found]
-    shown = " ".join(["python benchmarks/accuracy.py", *words])
+    shown = " ".join(["python benchmarks/accuracy.py", *(word for word in words if word != "--update-docs")])
     moved = "" if commit() == measured else f" (the code changed to {commit()} meanwhile)"
     note = f"Measured at commit {measured}{moved} with `{shown}`; means over subjects, {args.threads} thread(s)."
     text = "\n\n".join([note, *sections])
