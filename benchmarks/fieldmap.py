@@ -31,10 +31,10 @@ from scipy import ndimage
 from qsmprep.core.grid import Grid
 from qsmprep.core.methods import METHODS
 from qsmprep.core.metrics import nrmse
+from qsmprep.core.parameters.inversion import TAKEN_AFTER_TFI
 from qsmprep.core.results import LocalField
 from qsmprep.phantom.scan import Protocol, scan
 from qsmprep.phantom.subject import Person, draw_subject
-from qsmprep.settings import TAKEN_AFTER_TFI
 from qsmprep.training.scans import Echoes, configured, measure
 
 TE_S = {3.0: (0.006, 0.012, 0.018, 0.024), 7.0: (0.004, 0.008, 0.012, 0.016, 0.020)}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qsmprep.core.methods import METHODS
-from qsmprep.core.parameters import WhqsmParams
+from qsmprep.core.parameters.inversion import TAKEN_AFTER_TFI, WhqsmParams
 from qsmprep.core.registry import Method
 from qsmprep.errors import UsageError
 
@@ -20,9 +20,6 @@ STEPS = ("mask", "artefacts", "offset", "unwrap", "combine", "quality", "relaxom
 
 SEPARATING = "whqsm"
 """The inversion that finds the same as the step ``remainder`` does by default."""
-
-TAKEN_AFTER_TFI = 0.6
-"""Part of the harmonic field that is taken off after TFI, see :class:`qsmprep.core.parameters.WhqsmParams`."""
 
 UNIT_GB = {"": 1e-3, "m": 1e-3, "mb": 1e-3, "g": 1.0, "gb": 1.0, "t": 1e3, "tb": 1e3}
 

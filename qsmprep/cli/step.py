@@ -125,7 +125,7 @@ def _add_group(parser: argparse.ArgumentParser, name: str) -> None:
         parser.add_argument("--b0-t", type=float, metavar="TESLA", help="field strength; needed with hz and rad")
         parser.add_argument("--te-s", type=float, metavar="SECONDS", help="echo time of the phase; needed with rad")
     elif name == "reference":
-        names = tuple(name for name in METHODS.names("reference") if name in ("wholebrain", "none"))
+        names = step_cosmos.references()
         parser.add_argument(
             "--reference", choices=names, default=names[0], help=f"region whose mean is zero (default: {names[0]})"
         )

@@ -20,6 +20,11 @@ B0Direction in the JSON file beside it.
 """
 
 
+def references() -> tuple[str, ...]:
+    """References that need no segmentation, the default first."""
+    return tuple(name for name in METHODS.names("reference") if name in ("wholebrain", "none"))
+
+
 def add_command(commands: argparse._SubParsersAction[Any], epilog: str) -> None:
     """Add ``cosmos`` to the subcommands."""
     sub = commands.add_parser("cosmos", help=SUMMARY, description=f"{SUMMARY}\n\n{COSMOS}", epilog=epilog)
@@ -33,7 +38,7 @@ def add_command(commands: argparse._SubParsersAction[Any], epilog: str) -> None:
     sub.add_argument("--units", choices=("ppm", "hz", "rad"), required=True, help="unit of the fields")
     sub.add_argument("--b0-t", type=float, metavar="TESLA", help="field strength; needed with hz and rad")
     sub.add_argument("--te-s", type=float, metavar="SECONDS", help="echo time of the phase; needed with rad")
-    names = tuple(name for name in METHODS.names("reference") if name in ("wholebrain", "none"))
+    names = references()
     sub.add_argument(
         "--reference", choices=names, default=names[0], help=f"region whose mean is zero (default: {names[0]})"
     )

@@ -126,7 +126,8 @@ def plot_effects(effects: Sequence[Effect], title: str, out_file: str | Path) ->
     axes.set_title(_plain(title), fontsize=12, color=DARK, loc="left")
     handles = [axes.plot([], [], marker=m, ls="-", color=c)[0] for m, c in (("o", COLOURS[1]), ("s", COLOURS[0]))]
     names = ["p < 0.05 after correction over regions", "not"]
-    axes.legend(handles, names, frameon=False, fontsize=9, labelcolor=DARK, loc="best")
+    place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 2, "borderaxespad": 0.2}  # beside the title
+    axes.legend(handles, names, frameon=False, fontsize=9, labelcolor=DARK, **place)
     return write_png(encode_figure(figure), out_file)
 
 

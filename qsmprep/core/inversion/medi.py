@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
 
 from qsmprep.core.grid import Grid
 from qsmprep.core.inversion.admm import relative_change
@@ -24,7 +23,7 @@ from qsmprep.core.inversion.problem import (
     prepare,
 )
 from qsmprep.core.kspace import spatial_frequency
-from qsmprep.core.masking.morphology import RADIUS_TOLERANCE
+from qsmprep.core.masking.morphology import erode
 from qsmprep.core.parameters import MediParams
 from qsmprep.core.results import Susceptibility
 from qsmprep.errors import DataError
@@ -196,9 +195,7 @@ def _data_term(problem: Problem, space: Spectral, radius_mm: float, rad_per_ppm:
         rest = 1.0 - _ball(space, radius_mm)
         kernel = kernel * rest
         field = space.ifft(space.fft(field) * rest)[part]
-        padded = np.pad(problem.mask.cpu().numpy(), 1)
-        depth = distance_transform_edt(padded, sampling=problem.grid.voxel_mm)[1:-1, 1:-1, 1:-1]
-        inner = torch.from_numpy(depth > radius_mm * (1 + RADIUS_TOLERANCE)).to(problem.device)
+        inner = torch.from_numpy(erode(problem.mask.cpu().numpy(), radius_mm, problem.grid.voxel_mm)).to(problem.device)
         if not bool(inner.any()):
             raise DataError(
                 f"no voxel of the mask is {radius_mm:g} mm from its surface",

@@ -190,6 +190,10 @@ class NltgvParams:
     max_iter: int = parameter(150, "ADMM iterations", low=1)
 
 
+TAKEN_AFTER_TFI = 0.6
+"""Part of the harmonic field that a run takes off after TFI, see :class:`WhqsmParams`."""
+
+
 @dataclass(frozen=True)
 class WhqsmParams:
     """Parameters of weak-harmonic regularisation.
@@ -241,7 +245,7 @@ class WhqsmParams:
     )
     taken: float = parameter(
         0.0,
-        "part of that field that is remainder for other inversions; 0: all, but in a run 0.6 after TFI",
+        f"part of that field that is remainder for other inversions; 0: all, in a run {TAKEN_AFTER_TFI:g} after TFI",
         low=0.0,
         high=1.0,
         zero="all",
